@@ -1,1 +1,8 @@
-//! See README of agent/.
+//! Codecs and protocol state machines of the node: nf_tables, conntrack, rtnetlink, DHCP, ARP, SNTP, CNI documents.
+//!
+//! In: bytes, values, the time. Out: bytes and values. Absent: sockets, clocks, files, randomness that is not given as a seed.
+
+pub mod arp;
+pub mod net;
+pub mod rng;
+pub mod rtnl;
