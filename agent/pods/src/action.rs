@@ -63,9 +63,11 @@ pub enum Action {
     RemoveContainer { container: String, id: String },
     /// The pod is down: unmount volumes, remove its directories and cgroup.
     CleanUp,
-    /// Nothing of the pod is left on the node: the API object may be deleted (grace 0, uid precondition) if it is being
-    /// deleted, and the worker ends.
+    /// The pod is down and its API object is being deleted: publish the final status, then delete the object (grace 0, uid
+    /// precondition). Sandbox, dead containers and logs stay until the object is gone (`Fate::Removed`).
     Finish,
+    /// Nothing of the pod is left in the runtime: remove its log directory and end the worker.
+    Forget,
 }
 
 /// Which hook.
@@ -118,6 +120,7 @@ pub enum ActionKey {
     Remove(String),
     CleanUp,
     Finish,
+    Forget,
 }
 
 impl Action {
@@ -134,6 +137,7 @@ impl Action {
             Action::RemoveContainer { id, .. } => ActionKey::Remove(id.clone()),
             Action::CleanUp => ActionKey::CleanUp,
             Action::Finish => ActionKey::Finish,
+            Action::Forget => ActionKey::Forget,
         }
     }
 
@@ -149,7 +153,8 @@ impl Action {
             | Action::StartContainer { .. }
             | Action::RemoveContainer { .. }
             | Action::CleanUp
-            | Action::Finish => Class::Whole,
+            | Action::Finish
+            | Action::Forget => Class::Whole,
         }
     }
 }
@@ -194,7 +199,8 @@ impl fmt::Display for Action {
             ),
             Action::RemoveContainer { container, id } => write!(f, "remove {container} {id}"),
             Action::CleanUp => write!(f, "clean up volumes and cgroup"),
-            Action::Finish => write!(f, "finish"),
+            Action::Finish => write!(f, "delete from the API"),
+            Action::Forget => write!(f, "forget"),
         }
     }
 }
