@@ -38,7 +38,8 @@ pub struct SliceName {
     pub name: String,
 }
 
-/// A Service with at least one cluster address.
+/// A Service with at least one cluster address. `spec.trafficDistribution` is not here: the control plane turns it into the
+/// hints of the endpoints, and those decide.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceInput {
     pub name: ServiceName,
@@ -59,8 +60,6 @@ pub struct ServiceInput {
     pub health_check_node_port: Option<u16>,
     /// `spec.publishNotReadyAddresses`: addresses count as ready whatever their condition says.
     pub publish_not_ready: bool,
-    /// `spec.trafficDistribution`.
-    pub traffic_distribution: Option<Distribution>,
 }
 
 /// One port of a Service.
@@ -131,14 +130,6 @@ pub enum Policy {
     #[default]
     Cluster,
     Local,
-}
-
-/// `trafficDistribution`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Distribution {
-    /// `PreferClose` and `PreferSameZone`.
-    PreferSameZone,
-    PreferSameNode,
 }
 
 /// What the rules depend on besides Services.
@@ -278,7 +269,6 @@ impl ServiceInput {
             external_policy: Policy::Cluster,
             health_check_node_port: None,
             publish_not_ready: false,
-            traffic_distribution: None,
         }
     }
 }
