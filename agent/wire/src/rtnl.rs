@@ -115,6 +115,8 @@ pub struct Address {
     pub net: Ipv4Net,
     /// Seconds until the kernel removes it; `None` is forever.
     pub valid: Option<u32>,
+    /// Who made it (`IFA_PROTO`, since Linux 5.18): the agent removes only what it made.
+    pub protocol: Option<u8>,
 }
 
 /// What a route does with packets.

@@ -32,6 +32,7 @@ const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
 const IFA_CACHEINFO: u16 = 6;
+const IFA_PROTO: u16 = 11;
 const FOREVER: u32 = u32::MAX;
 
 const RTA_DST: u16 = 1;
@@ -200,6 +201,7 @@ impl Request {
                 index,
                 net,
                 valid: None,
+                protocol: None,
             }),
         }
     }
@@ -270,6 +272,9 @@ fn address_body(address: &Address) -> Vec<u8> {
     lifetimes[..4].copy_from_slice(&valid.to_ne_bytes());
     lifetimes[4..8].copy_from_slice(&valid.to_ne_bytes());
     body.put(IFA_CACHEINFO, &lifetimes);
+    if let Some(protocol) = address.protocol {
+        body.put(IFA_PROTO, &[protocol]);
+    }
     body.finish()
 }
 
@@ -355,12 +360,13 @@ impl Address {
         if header[0] != AF_INET {
             return None;
         }
-        let (mut local, mut peer, mut valid) = (None, None, None);
+        let (mut local, mut peer, mut valid, mut protocol) = (None, None, None, None);
         for (kind, value) in Attrs(rest) {
             match kind {
                 IFA_LOCAL => local = ipv4_of(value),
                 IFA_ADDRESS => peer = ipv4_of(value),
                 IFA_CACHEINFO => valid = value.get(4..8).and_then(u32_of).filter(|v| *v != FOREVER),
+                IFA_PROTO => protocol = value.first().copied(),
                 _ => {}
             }
         }
@@ -368,6 +374,7 @@ impl Address {
             index: u32_of(&header[4..8])?,
             net: Ipv4Net::new(local.or(peer)?, header[1])?,
             valid,
+            protocol,
         })
     }
 }

@@ -47,6 +47,7 @@ fn the_library_reads_our_address_as_meant() {
         index: 3,
         net: net("192.168.50.11/24"),
         valid: Some(900),
+        protocol: Some(PROTO_UPLINK),
     };
     let read = AddressMessage::parse(&Request::set_address(&ours).body[..]).unwrap();
     assert_eq!((read.header.index, read.header.prefix_len), (3, 24));
