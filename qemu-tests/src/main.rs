@@ -1,1 +1,168 @@
-fn main() {}
+//! `rig`: the command line. What each command does is in [`commands`]; here are its words, its help and the exit code.
+
+mod commands;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo rig",
+    bin_name = "cargo rig",
+    version,
+    about = "Kedge in VMs: a cluster for you, and every test"
+)]
+#[command(after_help = "Start with:\n  cargo rig up\n  cargo rig kubectl get nodes")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build everything, boot a control plane and three nodes, wait until all are Ready.
+    #[command(
+        after_help = "Example:\n  cargo rig up\n  cargo rig up --nodes 1\n\nThe cluster keeps running in the background; end it with `cargo rig down`."
+    )]
+    Up(UpArgs),
+    /// Pass all tests: format, lints, unit, golden, kernel and VM stories.
+    #[command(
+        after_help = "Examples:\n  cargo rig test\n  cargo rig test --stories 'nodeport|dns'\n  cargo rig test --only unit\n\nThe last line is \"N passed, N failed\". Stories run in a cluster of their own beside yours."
+    )]
+    Test(TestArgs),
+    /// Show programs, machines, nodes and what happened.
+    #[command(after_help = "Example:\n  cargo rig status")]
+    Status,
+    /// Print the path of the kubeconfig (API server on 127.0.0.1).
+    #[command(
+        after_help = "Example:\n  export KUBECONFIG=$(cargo rig kubeconfig)\n  kubectl get nodes"
+    )]
+    Kubeconfig,
+    /// Run the cluster's own kubectl.
+    #[command(after_help = "Example:\n  cargo rig kubectl get pods -A -o wide")]
+    Kubectl {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Follow the serial console of a node (Ctrl-C leaves).
+    #[command(after_help = "Example:\n  cargo rig console node1")]
+    Console { node: String },
+    /// Print what a node has said since it was made.
+    #[command(after_help = "Example:\n  cargo rig logs node2 --lines 50")]
+    Logs {
+        node: String,
+        /// Only the last N lines.
+        #[arg(long)]
+        lines: Option<usize>,
+    },
+    /// Pull a node's plug and put it back.
+    #[command(
+        name = "power-cut",
+        after_help = "Examples:\n  cargo rig power-cut node3\n  cargo rig power-cut node3 --stay-off    (on again: the same command without it)"
+    )]
+    PowerCut {
+        node: String,
+        /// Leave it without power.
+        #[arg(long)]
+        stay_off: bool,
+    },
+    /// End the cluster and everything it runs.
+    #[command(after_help = "Example:\n  cargo rig down")]
+    Down,
+    /// Measure.
+    #[command(after_help = "Examples:\n  cargo rig bench boot\n  cargo rig bench memory")]
+    Bench(BenchArgs),
+    /// The background process (started by `up`).
+    #[command(hide = true)]
+    Supervise {
+        #[arg(long)]
+        dir: PathBuf,
+        #[arg(long)]
+        inner: bool,
+    },
+}
+
+#[derive(Args)]
+pub struct UpArgs {
+    /// How many nodes.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(0..=20))]
+    nodes: u8,
+}
+
+#[derive(Args)]
+pub struct TestArgs {
+    /// Only VM stories whose name matches this regular expression.
+    #[arg(long, value_name = "REGEX")]
+    stories: Option<String>,
+    /// Only one ring of tests.
+    #[arg(long, value_enum)]
+    only: Option<Ring>,
+    /// Run the stories in the cluster of `cargo rig up` instead of a fresh one.
+    #[arg(long)]
+    here: bool,
+    /// List the stories and leave.
+    #[arg(long)]
+    list: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Ring {
+    Lints,
+    Unit,
+    Stories,
+}
+
+#[derive(Args)]
+pub struct BenchArgs {
+    #[arg(value_enum)]
+    what: Bench,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Bench {
+    /// Kernel entry to Ready of one VM alone, first join and warm.
+    Boot,
+    /// Memory and CPU of the node's software at 0 and 30 pods.
+    Memory,
+}
+
+fn main() -> ExitCode {
+    match commands::run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("rig: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_visible_command_shows_an_example() {
+        for command in Cli::command()
+            .get_subcommands()
+            .filter(|command| !command.is_hide_set())
+        {
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                help.contains("Example") && help.contains("cargo rig"),
+                "{}",
+                command.get_name()
+            );
+        }
+    }
+}

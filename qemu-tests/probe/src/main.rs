@@ -1,0 +1,50 @@
+//! The rig's probe: one static program with two lives, never part of the product image.
+//!
+//! As PID 1 of a throw-away guest it prints [`BOOT_MARKER`] and leaves: the rig learns whether an accelerator really boots.
+//! As a service on a node (from a test-only volume) it answers every TCP connection on port 9777 with one JSON document:
+//! the processes of the node with their PSS, CPU time and context switches. It reads `/proc` and nothing else.
+
+mod sample;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+/// Printed on the console by a guest that got as far as user space.
+const BOOT_MARKER: &str = "KEDGE-PROBE-BOOTED";
+const PORT: u16 = 9777;
+
+fn main() {
+    if std::process::id() == 1 {
+        println!("{BOOT_MARKER}");
+        // Leaving PID 1 panics the kernel; `panic=-1` and `-no-reboot` turn that into the end of the VM.
+        return;
+    }
+    let listener = match TcpListener::bind(("0.0.0.0", PORT)) {
+        Ok(listener) => listener,
+        Err(error) => {
+            eprintln!("probe: listen on port {PORT}: {error}");
+            std::process::exit(1);
+        }
+    };
+    for stream in listener.incoming().flatten() {
+        if let Err(error) = answer(stream) {
+            eprintln!("probe: answer: {error}");
+        }
+    }
+}
+
+/// One sample per connection, as an HTTP/1.0 response so that any client can read it.
+fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let mut request = [0; 1024];
+    // The request is not looked at: there is one resource. A silent client still gets its answer after the timeout.
+    let _ = stream.read(&mut request);
+    let body = sample::take(Path::new("/proc")).to_json();
+    write!(
+        stream,
+        "HTTP/1.0 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}

@@ -1,0 +1,204 @@
+//! One function per command: they read the command line's values, call the library and print.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use kedge_qemu_tests::artefacts;
+use kedge_qemu_tests::cluster::{Cluster, node_table};
+use kedge_qemu_tests::controlplane::last_lines;
+use kedge_qemu_tests::dirs::Dirs;
+use kedge_qemu_tests::supervisor::client::Client;
+use kedge_qemu_tests::supervisor::protocol::Action;
+use kedge_qemu_tests::supervisor::{self, ns};
+use kedge_qemu_tests::up;
+
+use super::{Bench, Command, TestArgs, UpArgs};
+
+pub fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Supervise { dir, inner } => return supervise(dir, inner),
+        Command::Up(args) => up(&args)?,
+        Command::Test(args) => return test(&args),
+        Command::Status => status()?,
+        Command::Kubeconfig => println!("{}", attached()?.dirs.kubeconfig().display()),
+        Command::Kubectl { arguments } => return kubectl(&arguments),
+        Command::Console { node } => console(&node)?,
+        Command::Logs { node, lines } => logs(&node, lines)?,
+        Command::PowerCut { node, stay_off } => power_cut(&node, stay_off)?,
+        Command::Down => down()?,
+        Command::Bench(args) => bench(args.what)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn supervise(dir: PathBuf, inner: bool) -> Result<ExitCode> {
+    let dirs = Dirs { root: dir };
+    if inner {
+        supervisor::inner(&dirs)
+    } else {
+        supervisor::outer(&dirs)
+    }
+    .map(|()| ExitCode::SUCCESS)
+}
+
+fn attached() -> Result<Cluster> {
+    Cluster::attach(&Dirs::from_environment()?)
+}
+
+fn up(args: &UpArgs) -> Result<()> {
+    let start = Instant::now();
+    let dirs = Dirs::from_environment()?;
+    if Client::new(&dirs).running().is_some() {
+        println!("A cluster runs already.\n");
+        return status();
+    }
+    let say = move |text: &str| println!("[{:>6.1}s] {text}", start.elapsed().as_secs_f32());
+    ns::check()?;
+    let artefacts = artefacts::build(&say)?;
+    let accel = artefacts.accel()?;
+    let options = up::Options {
+        nodes: args.nodes.into(),
+        probe: true,
+        accel,
+    };
+    let (cluster, holder) = up::control_plane(&dirs, &artefacts, &options, &say)?;
+    let nodes = up::nodes(&cluster, &say)?;
+    holder.detach()?;
+    say("all Ready");
+    println!("\n{}\n{}", node_table(&nodes), how_to_use(&cluster));
+    Ok(())
+}
+
+fn how_to_use(cluster: &Cluster) -> String {
+    format!(
+        "export KUBECONFIG={}\n{} get pods -A\n\nor: cargo rig kubectl get pods -A; cargo rig status; cargo rig console node1; cargo rig down",
+        cluster.dirs.kubeconfig().display(),
+        cluster.description.artefacts.kubectl().display()
+    )
+}
+
+fn test(_args: &TestArgs) -> Result<ExitCode> {
+    bail!("not here yet")
+}
+
+fn bench(_what: Bench) -> Result<()> {
+    bail!("not here yet")
+}
+
+fn status() -> Result<()> {
+    let cluster = attached()?;
+    let status = cluster.client.status()?;
+    println!("programs: {}", status.programs.join(", "));
+    for machine in &status.machines {
+        let address = machine
+            .address
+            .map(|address| address.to_string())
+            .unwrap_or_default();
+        println!(
+            "machine:  {:<10} {:<4} lease {address}",
+            machine.name,
+            if machine.running { "on" } else { "off" }
+        );
+    }
+    status
+        .routes
+        .iter()
+        .for_each(|route| println!("route:    {route}"));
+    status
+        .events
+        .iter()
+        .for_each(|event| println!("event:    {event}"));
+    match cluster.api.items("/api/v1/nodes") {
+        Ok(nodes) => println!("\n{}", node_table(&nodes)),
+        Err(error) => println!("\nAPI server: {error:#}"),
+    }
+    Ok(())
+}
+
+fn kubectl(arguments: &[String]) -> Result<ExitCode> {
+    let cluster = attached()?;
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let status = cluster
+        .kubectl_command(&arguments)
+        .status()
+        .context("run kubectl")?;
+    Ok(ExitCode::from(
+        u8::try_from(status.code().unwrap_or(1)).unwrap_or(1),
+    ))
+}
+
+/// The console file of a node, or an error that names the nodes there are.
+fn console_file(node: &str) -> Result<PathBuf> {
+    let cluster = attached()?;
+    let path = cluster.dirs.console(node);
+    if !path.exists() {
+        let machines = cluster.client.status()?.machines;
+        let names: Vec<&str> = machines
+            .iter()
+            .map(|machine| machine.name.as_str())
+            .collect();
+        bail!("no machine {node:?} (there are: {})", names.join(", "));
+    }
+    Ok(path)
+}
+
+fn console(node: &str) -> Result<()> {
+    let path = console_file(node)?;
+    let mut file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+    let length = file
+        .metadata()
+        .with_context(|| format!("stat {}", path.display()))?
+        .len();
+    // The last screenful, then what comes.
+    file.seek(SeekFrom::Start(length.saturating_sub(4096)))
+        .context("seek in the console")?;
+    let mut stdout = io::stdout();
+    loop {
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)
+            .with_context(|| format!("read {}", path.display()))?;
+        stdout
+            .write_all(&bytes)
+            .and_then(|()| stdout.flush())
+            .context("write to the terminal")?;
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn logs(node: &str, lines: Option<usize>) -> Result<()> {
+    println!(
+        "{}",
+        last_lines(&console_file(node)?, lines.unwrap_or(usize::MAX))
+    );
+    Ok(())
+}
+
+fn power_cut(node: &str, stay_off: bool) -> Result<()> {
+    let cluster = attached()?;
+    cluster.client.machine(node, Action::PowerCut)?;
+    if !stay_off {
+        cluster.client.machine(node, Action::PowerOn)?;
+    }
+    println!(
+        "{node} lost power{}",
+        if stay_off { "" } else { " and has it back" }
+    );
+    Ok(())
+}
+
+fn down() -> Result<()> {
+    let client = Client::new(&Dirs::from_environment()?);
+    match client.running() {
+        None => println!("No cluster runs."),
+        Some(_) => {
+            client.stop()?;
+            println!("The cluster is gone.");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,24 @@
+//! The rig: builds everything, runs a real control plane and a cluster of VMs in namespaces of its own, and asserts stories about it.
+//!
+//! In: this source tree, Debian packages, the Go module proxy. Out: a running cluster with a kubeconfig, or "N passed, N failed".
+//! Pure parts (QEMU arguments, DHCP and SNTP answers, certificate checks, control-plane flags, manifests) are tested without any of that.
+//!
+//! Absent: Docker, libvirt, named network namespaces, mounts on the host, anything that survives the rig's own processes.
+
+pub mod accel;
+pub mod api;
+pub mod approver;
+pub mod artefacts;
+pub mod cluster;
+pub mod controlplane;
+pub mod dhcp;
+pub mod dirs;
+pub mod http;
+pub mod pki;
+pub mod qemu;
+pub mod qmp;
+pub mod seed;
+pub mod sntp;
+pub mod supervisor;
+pub mod up;
+pub mod wait;

@@ -1,0 +1,107 @@
+//! What callers may ask of the supervisor: one JSON line in, one JSON line out. Types only.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::qemu::Vm;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+pub enum Request {
+    Status,
+    /// This connection keeps the cluster alive: when it ends without [`Request::Detach`], the cluster ends.
+    Hold,
+    Detach,
+    Stop,
+    /// Runs a command inside the namespace.
+    Exec {
+        argv: Vec<String>,
+        stdin: String,
+        timeout_ms: u64,
+    },
+    /// Connects from inside the namespace, sends, reads to the end (TCP) or one datagram (UDP).
+    Dial {
+        address: String,
+        payload: String,
+        udp: bool,
+        timeout_ms: u64,
+    },
+    /// Adds a machine and powers it on.
+    Launch {
+        vm: Vm,
+    },
+    /// Removes a machine, running or not.
+    Remove {
+        name: String,
+    },
+    Machine {
+        name: String,
+        action: Action,
+    },
+    /// The address a machine gets from DHCP from now on.
+    Lease {
+        index: u8,
+        address: Ipv4Addr,
+    },
+    /// Whether a machine's SNTP requests are answered.
+    Time {
+        address: Ipv4Addr,
+        answer: bool,
+    },
+    /// Stops or starts a program of the control plane, with extra flags.
+    StopProgram {
+        name: String,
+    },
+    StartProgram {
+        name: String,
+        extra: Vec<String>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// SIGKILL: the plug is pulled.
+    PowerCut,
+    PowerOn,
+    /// The ACPI power button.
+    PowerButton,
+    /// The reset button.
+    Reset,
+    CableOut,
+    CableIn,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    Ok(Value),
+    Error(String),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    pub programs: Vec<String>,
+    pub machines: Vec<MachineStatus>,
+    pub events: Vec<String>,
+    /// Pod ranges routed to nodes.
+    pub routes: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MachineStatus {
+    pub name: String,
+    pub index: u8,
+    pub running: bool,
+    pub address: Option<Ipv4Addr>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ExecResult {
+    /// -1 when it was killed by a signal or by the timeout.
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}

@@ -1,0 +1,195 @@
+//! From finished artefacts to a cluster: namespace, control plane, machines, Ready.
+//!
+//! In: [`Artefacts`] and a directory. Out: a [`Cluster`] and the [`Holder`] that keeps it alive until it is detached.
+//! A failure carries the last lines of the console, or of the log, that tells why.
+
+use std::io::Read;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::api::{self, Api, text_at};
+use crate::artefacts::Artefacts;
+use crate::cluster::{Cluster, Description};
+use crate::controlplane::bootstrap::{self, NODE_PROXIER, Token};
+use crate::controlplane::plan::{PORT, SERVER};
+use crate::controlplane::{last_lines, wait_ready};
+use crate::dirs::Dirs;
+use crate::pki::{Pki, write_private};
+use crate::qemu::Accel;
+use crate::supervisor::Spec;
+use crate::supervisor::client::{Client, Holder};
+use crate::wait::{self, seen};
+
+const TOKEN_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Three machines at once on two cores under TCG, with every image to pull: generous, since a failure is seen long before.
+const NODES_DEADLINE: Duration = Duration::from_secs(300);
+
+pub struct Options {
+    pub nodes: usize,
+    /// Give every machine the probe volume.
+    pub probe: bool,
+    pub accel: Accel,
+}
+
+/// Makes the cluster's directory anew and starts supervisor and control plane in it.
+pub fn control_plane(
+    dirs: &Dirs,
+    artefacts: &Artefacts,
+    options: &Options,
+    say: &dyn Fn(&str),
+) -> Result<(Cluster, Holder)> {
+    dirs.renew()?;
+    say("certificates");
+    let pki = Pki::create(&dirs.pki(), SystemTime::now())?;
+    let server = format!("https://127.0.0.1:{PORT}");
+    for user in ["controller-manager", "scheduler"] {
+        write_private(
+            &dirs.config().join(format!("{user}.kubeconfig")),
+            &pki.kubeconfig(user, &server)?,
+        )?;
+    }
+    let description = Description {
+        artefacts: artefacts.clone(),
+        token: Token::from_random(&random()?),
+        ca_hash: pki.ca_hash()?,
+        accel: options.accel,
+        nodes: (1..=options.nodes)
+            .map(|number| format!("node{number}"))
+            .collect(),
+        probe: options.probe,
+    };
+    Cluster::save_description(dirs, &description)?;
+    say("namespace and control plane");
+    let client = Client::new(dirs);
+    let holder = client.start(&Spec {
+        binaries: artefacts.programs.clone(),
+        images: artefacts.images.clone(),
+    })?;
+    let running = client.require()?;
+    write_private(
+        &dirs.kubeconfig(),
+        &pki.kubeconfig("admin", &format!("https://127.0.0.1:{}", running.port))?,
+    )?;
+    let api = Api::local(&pki, running.port)?;
+    wait_ready(&api, || {
+        client
+            .status()
+            .map(|status| status.events)
+            .unwrap_or_default()
+    })
+    .with_context(|| {
+        format!(
+            "supervisor's log:\n{}",
+            last_lines(&dirs.supervisor_log(), 10)
+        )
+    })?;
+    let cluster = Cluster {
+        description,
+        dirs: dirs.clone(),
+        client,
+        api,
+        pki,
+    };
+    bootstrap(&cluster)?;
+    Ok((cluster, holder))
+}
+
+fn bootstrap(cluster: &Cluster) -> Result<()> {
+    let expiration = stamp(SystemTime::now() + TOKEN_LIFE)?;
+    let info = cluster
+        .pki
+        .cluster_info_kubeconfig(&format!("https://{SERVER}:{PORT}"))?;
+    // The API server makes its own namespaces a moment after it is ready.
+    wait::until("namespace kube-public", Duration::from_secs(30), || {
+        seen(cluster.api.get("/api/v1/namespaces/kube-public"))
+    })?;
+    cluster
+        .apply(&bootstrap::objects(&cluster.description.token, &expiration, &info).to_string())?;
+    cluster.apply(NODE_PROXIER)?;
+    // Nodes that read it before it is signed would have to wait and try again.
+    let signature = format!("/data/jws-kubeconfig-{}", cluster.description.token.id);
+    wait::until("signed cluster-info", Duration::from_secs(30), || {
+        let map = seen(
+            cluster
+                .api
+                .get("/api/v1/namespaces/kube-public/configmaps/cluster-info"),
+        )?;
+        wait::check(map.pointer(&signature).is_some(), || {
+            "no signature yet".into()
+        })
+    })
+}
+
+/// Starts the nodes and waits until all are Ready.
+pub fn nodes(cluster: &Cluster, say: &dyn Fn(&str)) -> Result<Vec<Value>> {
+    for (number, name) in cluster.description.nodes.iter().enumerate() {
+        let index = u8::try_from(number + 1).context("too many nodes")?;
+        let vm = cluster.prepare(name, index, &cluster.node_config(name).yaml())?;
+        cluster.launch(&vm)?;
+    }
+    let mut told = 0;
+    wait::until("all nodes Ready", NODES_DEADLINE, || {
+        let status = seen(cluster.client.status())?;
+        let nodes = seen(cluster.api.items("/api/v1/nodes"))?;
+        let ready: Vec<&str> = nodes
+            .iter()
+            .filter(|node| api::condition(node, "Ready") == "True")
+            .map(|node| text_at(node, "/metadata/name"))
+            .collect();
+        if ready.len() > told {
+            told = ready.len();
+            say(&format!("Ready: {}", ready.join(", ")));
+        }
+        match cluster
+            .description
+            .nodes
+            .iter()
+            .find(|name| !ready.contains(&name.as_str()))
+        {
+            None => Ok(nodes),
+            Some(missing) => {
+                let off = status
+                    .machines
+                    .iter()
+                    .any(|machine| machine.name == *missing && !machine.running);
+                Err(if off {
+                    format!("{missing} is off")
+                } else {
+                    format!("{missing} is not Ready")
+                })
+            }
+        }
+    })
+    .map_err(|error| {
+        let ready = cluster.api.items("/api/v1/nodes").unwrap_or_default();
+        let is_ready = |name: &str| {
+            ready.iter().any(|node| {
+                text_at(node, "/metadata/name") == name && api::condition(node, "Ready") == "True"
+            })
+        };
+        let words: Vec<String> = cluster
+            .description
+            .nodes
+            .iter()
+            .filter(|name| !is_ready(name))
+            .map(|name| cluster.last_words(name, 25))
+            .collect();
+        error.context(words.join("\n"))
+    })
+}
+
+/// RFC 3339, as a bootstrap token's expiration wants it.
+pub fn stamp(time: SystemTime) -> Result<String> {
+    let time = jiff::Timestamp::try_from(time).context("time out of range")?;
+    Ok(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
+fn random() -> Result<[u8; 22]> {
+    let mut bytes = [0; 22];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("read /dev/urandom")?;
+    Ok(bytes)
+}
