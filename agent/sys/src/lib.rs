@@ -7,6 +7,7 @@
     reason = "this is the crate that fences it; every block carries a SAFETY comment"
 )]
 
+pub mod alloc;
 pub mod block;
 pub mod cgroup;
 pub mod clock;
@@ -17,7 +18,9 @@ pub mod module;
 pub mod mount;
 pub mod netlink;
 pub mod nfnetlink;
+pub mod node;
 pub mod packet;
+pub mod poll;
 pub mod process;
 pub mod rtnetlink;
 pub mod time;

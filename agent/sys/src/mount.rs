@@ -187,6 +187,78 @@ pub fn umount_tree(top: impl AsRef<Path>) -> Result<bool> {
     Ok(!targets.is_empty())
 }
 
+/// Takes out everything that `keep` does not name, newest first, without allocating: for PID 1 before power-off. Reads the
+/// mount table into `table`; a longer table is taken in rounds. Returns how many mounts are gone.
+pub fn detach_all(table: &mut [u8], keep: impl Fn(&[u8]) -> bool) -> Result<usize> {
+    const TABLE: &str = "/proc/self/mountinfo";
+    let mut gone = 0;
+    loop {
+        let length = read_all(TABLE, table).map_err(|e| Error::new("read", TABLE, e))?;
+        let full = length == table.len();
+        let round = detach_listed(&mut table[..length], &keep);
+        gone += round;
+        if !full || round == 0 {
+            return Ok(gone);
+        }
+    }
+}
+
+fn read_all(path: &str, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut file = std::fs::File::open(path)?;
+    let mut length = 0;
+    while length < buffer.len() {
+        match std::io::Read::read(&mut file, &mut buffer[length..])? {
+            0 => break,
+            n => length += n,
+        }
+    }
+    Ok(length)
+}
+
+fn detach_listed(table: &mut [u8], keep: &impl Fn(&[u8]) -> bool) -> usize {
+    let mut gone = 0;
+    let mut end = table.len();
+    while end > 0 {
+        let start = table[..end - 1]
+            .iter()
+            .rposition(|b| *b == b'\n')
+            .map_or(0, |at| at + 1);
+        gone += usize::from(detach_line(&mut table[start..end], keep));
+        end = start;
+    }
+    gone
+}
+
+/// Unescapes the line's fifth field in place (it only gets shorter) and detaches that mount.
+fn detach_line(line: &mut [u8], keep: &impl Fn(&[u8]) -> bool) -> bool {
+    let spaces = |n| {
+        line.iter()
+            .enumerate()
+            .filter(|(_, b)| **b == b' ')
+            .nth(n)
+            .map(|(at, _)| at)
+    };
+    let (Some(before), Some(after)) = (spaces(3), spaces(4)) else {
+        return false;
+    };
+    let field = &mut line[before + 1..=after];
+    let mut length = 0;
+    let mut at = 0;
+    while let Some(&byte) = field.get(at) {
+        let (value, width) = unescape(byte, &field[at + 1..]);
+        field[length] = value;
+        length += 1;
+        at += width;
+    }
+    // The separating space went along, so that there is room for the NUL.
+    field[length - 1] = 0;
+    let Ok(target) = std::ffi::CStr::from_bytes_with_nul(&field[..length]) else {
+        return false;
+    };
+    !keep(target.to_bytes())
+        && nix::mount::umount2(target, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH).is_ok()
+}
+
 fn parse(text: &[u8]) -> Vec<Mount> {
     text.split(|b| *b == b'\n').filter_map(parse_line).collect()
 }
@@ -230,28 +302,26 @@ fn text(field: &[u8]) -> String {
     String::from_utf8_lossy(field).into_owned()
 }
 
-/// The kernel writes space, tab, newline and backslash in these fields as three octal digits.
 fn path(field: &[u8]) -> PathBuf {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, tail)) = rest.split_first() {
-        let escaped = (byte == b'\\')
-            .then(|| tail.get(..3))
-            .flatten()
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match escaped {
-            Some(value) => {
-                out.push(value);
-                rest = &tail[3..];
-            }
-            None => {
-                out.push(byte);
-                rest = tail;
-            }
-        }
+        let (value, width) = unescape(byte, tail);
+        out.push(value);
+        rest = &rest[width..];
     }
     PathBuf::from(std::ffi::OsString::from_vec(out))
+}
+
+/// The kernel writes space, tab, newline and backslash in these fields as three octal digits. Gives the byte that `byte`
+/// and what follows it stand for, and how many bytes that took.
+fn unescape(byte: u8, tail: &[u8]) -> (u8, usize) {
+    (byte == b'\\')
+        .then(|| tail.get(..3))
+        .flatten()
+        .and_then(|digits| std::str::from_utf8(digits).ok())
+        .and_then(|digits| u8::from_str_radix(digits, 8).ok())
+        .map_or((byte, 1), |value| (value, 4))
 }
 
 fn has_option(list: &str, name: &str) -> bool {
@@ -323,6 +393,17 @@ mod tests {
             order,
             [Path::new("/run/x\\y/z"), Path::new("/run/x\\y")].map(Path::to_path_buf)
         );
+    }
+
+    #[test]
+    fn every_target_is_offered_newest_first_and_unescaped() {
+        let seen = std::cell::RefCell::new(Vec::new());
+        let keep = |target: &[u8]| {
+            seen.borrow_mut().push(text(target));
+            true
+        };
+        assert_eq!(detach_listed(&mut TABLE.to_vec(), &keep), 0);
+        assert_eq!(seen.into_inner(), ["/run/x\\y/z", "/run/x\\y", "/run", "/"]);
     }
 
     #[test]
