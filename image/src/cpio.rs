@@ -14,8 +14,7 @@ const BLOCK: usize = 512;
 
 pub fn newc(tree: &Tree) -> Result<Vec<u8>> {
     let mut out = Vec::new();
-    let mut inode = 1;
-    for (path, node) in tree.iter() {
+    for (inode, (path, node)) in (1..).zip(tree.iter()) {
         match node {
             Node::Dir { mode } => entry(&mut out, inode, S_IFDIR | mode, 2, path, &[]),
             Node::File { mode, content } => {
@@ -25,7 +24,6 @@ pub fn newc(tree: &Tree) -> Result<Vec<u8>> {
                 entry(&mut out, inode, S_IFLNK | 0o777, 1, path, target.as_bytes());
             }
         }
-        inode += 1;
     }
     entry(&mut out, 0, 0, 1, "TRAILER!!!", &[]);
     out.resize(out.len().next_multiple_of(BLOCK), 0);

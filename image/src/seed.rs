@@ -20,6 +20,14 @@ const ROOT_SECTORS: usize = ROOT_ENTRIES * 32 / SECTOR;
 const ROOT_AT: usize = (RESERVED + FATS * FAT_SECTORS) * SECTOR;
 const DATA_AT: usize = ROOT_AT + ROOT_SECTORS * SECTOR;
 const CLUSTERS: usize = SECTORS - DATA_AT / SECTOR;
+const _: () = assert!(
+    CLUSTERS >= 4085 && CLUSTERS < 65525,
+    "FAT16 by the number of clusters"
+);
+const _: () = assert!(
+    CLUSTERS + 2 <= FAT_SECTORS * SECTOR / 2,
+    "every cluster has a cell in the table"
+);
 const END_OF_CHAIN: u16 = 0xffff;
 /// 1980-01-01: the format's zero, since a seed has no history.
 const DATE: u16 = (1 << 5) | 1;
@@ -62,9 +70,9 @@ pub fn volume(label: &str, files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
                 CLUSTERS * SECTOR
             )));
         }
-        for cluster in next..next + clusters {
-            let last = cluster + 1 == next + clusters;
-            fat[cluster] = if last {
+        let last = next + clusters;
+        for (cluster, cell) in fat.iter_mut().enumerate().take(last).skip(next) {
+            *cell = if cluster + 1 == last {
                 END_OF_CHAIN
             } else {
                 cluster as u16 + 1
@@ -218,9 +226,6 @@ mod tests {
         assert_eq!(&image[ROOT_AT..ROOT_AT + 12], b"KEDGE-SEED \x08");
         assert_eq!(&image[ROOT_AT + 64..ROOT_AT + 75], b"KEDGE~1 YAM");
         assert_eq!(&image[DATA_AT..DATA_AT + 13], b"kind: Machine");
-        assert!((4085..65525).contains(&CLUSTERS));
-        // Every cluster has a cell in the table.
-        assert!(CLUSTERS + 2 <= FAT_SECTORS * SECTOR / 2);
     }
 
     /// mtools is the second opinion where it is installed; the VM stories mount the volume with Linux's own driver.

@@ -68,11 +68,6 @@ pub const NEEDED: &[Needed] = &[
     },
     boot("virtio_pci", "bus of QEMU's disks and network cards"),
     boot("virtio_blk", "the disk under QEMU"),
-    boot(
-        "virtio_scsi",
-        "the disk of clouds that offer SCSI over virtio",
-    ),
-    boot("sd_mod", "SCSI and USB disks"),
     Needed {
         name: "nvme",
         stage: Stage::Initramfs,
@@ -97,8 +92,6 @@ pub const NEEDED: &[Needed] = &[
         "character set of seed volumes mounted with other defaults",
     ),
     root("isofs", "seed as an ISO 9660 volume, as clouds attach it"),
-    maybe("cdrom", "drive of such a volume"),
-    maybe("sr_mod", "drive of such a volume"),
     // Network card.
     root("virtio_net", "network card under QEMU"),
     root(
