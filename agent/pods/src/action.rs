@@ -50,6 +50,9 @@ pub enum Action {
         handler: Handler,
         /// postStart: none; preStop: what is left of the grace period.
         timeout: Option<Duration>,
+        /// Why the container is killed (preStop), or will be should the hook fail (postStart).
+        reason: KillReason,
+        message: String,
     },
     /// CRI StopContainer with this timeout. preStop hooks have run.
     KillContainer {

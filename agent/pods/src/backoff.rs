@@ -22,7 +22,12 @@ pub struct Backoff {
 
 impl Backoff {
     /// The next delay after `previous`, counted from `from`.
-    pub fn next(previous: Option<Backoff>, from: Duration, first: Duration, cap: Duration) -> Backoff {
+    pub fn next(
+        previous: Option<Backoff>,
+        from: Duration,
+        first: Duration,
+        cap: Duration,
+    ) -> Backoff {
         let delay = match previous {
             // Quiet for twice the cap: start again.
             Some(p) if from.saturating_sub(p.until) < cap * 2 => (p.delay * 2).min(cap),

@@ -118,7 +118,8 @@ fn http(
         }
     }
     for h in given {
-        let own = h.name.eq_ignore_ascii_case("user-agent") || h.name.eq_ignore_ascii_case("accept");
+        let own =
+            h.name.eq_ignore_ascii_case("user-agent") || h.name.eq_ignore_ascii_case("accept");
         // An empty value for one of the two defaults means: do not send it.
         if h.name.eq_ignore_ascii_case("host") || (own && h.value.is_empty()) {
             continue;
@@ -127,7 +128,10 @@ fn http(
     }
     let path = get.path.as_deref().unwrap_or("/");
     Ok(HttpGet {
-        https: get.scheme.as_deref().is_some_and(|s| s.eq_ignore_ascii_case("https")),
+        https: get
+            .scheme
+            .as_deref()
+            .is_some_and(|s| s.eq_ignore_ascii_case("https")),
         host: host(get.host.as_deref(), ip)?,
         port: port(&get.port, container)?,
         path: if path.starts_with('/') {
@@ -259,7 +263,10 @@ mod tests {
                 command: vec!["cat".into(), "/tmp/f".into(), "$(UNKNOWN)".into()],
             }),
         );
-        check(r#"{"tcpSocket": {"port": 0}}"#, Err("port 0 is out of range"));
+        check(
+            r#"{"tcpSocket": {"port": 0}}"#,
+            Err("port 0 is out of range"),
+        );
         check("{}", Err("the probe names no action"));
     }
 
@@ -267,17 +274,30 @@ mod tests {
     fn lifecycle_hooks_resolve() {
         let hook = |json: &str| {
             let hook: LifecycleHandler = serde_json::from_str(json).unwrap();
-            of_lifecycle(&hook, &Container::default(), Some("10.0.0.7".parse().unwrap()), "1.37")
+            of_lifecycle(
+                &hook,
+                &Container::default(),
+                Some("10.0.0.7".parse().unwrap()),
+                "1.37",
+            )
         };
-        assert_eq!(hook(r#"{"sleep": {"seconds": 5}}"#), Ok(Handler::Sleep { seconds: 5 }));
+        assert_eq!(
+            hook(r#"{"sleep": {"seconds": 5}}"#),
+            Ok(Handler::Sleep { seconds: 5 })
+        );
         assert_eq!(
             hook(r#"{"exec": {"command": ["sh"]}}"#),
-            Ok(Handler::Exec { command: vec!["sh".into()] })
+            Ok(Handler::Exec {
+                command: vec!["sh".into()]
+            })
         );
         let Ok(Handler::Http(get)) = hook(r#"{"httpGet": {"port": 80, "path": "/bye"}}"#) else {
             panic!("an HTTP hook resolves");
         };
-        assert_eq!((get.path.as_str(), get.headers[0].1.as_str()), ("/bye", "kube-lifecycle/1.37"));
+        assert_eq!(
+            (get.path.as_str(), get.headers[0].1.as_str()),
+            ("/bye", "kube-lifecycle/1.37")
+        );
         assert!(hook(r#"{"tcpSocket": {"port": 80}}"#).is_err());
     }
 }

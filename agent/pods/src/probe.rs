@@ -86,7 +86,11 @@ impl Set {
         let spec = pod::spec(inputs.pod);
         let mut wanted = BTreeMap::new();
         for member in pod::members(spec).filter(|m| m.kind != Kind::Ephemeral) {
-            let Some(instance) = inputs.observed.latest(member.name()).filter(|c| c.running()) else {
+            let Some(instance) = inputs
+                .observed
+                .latest(member.name())
+                .filter(|c| c.running())
+            else {
                 continue;
             };
             for (kind, probe) in probes(&member.spec) {
@@ -102,7 +106,13 @@ impl Set {
                         p.follow(probe);
                         p
                     }
-                    _ => Prober::new(kind, instance, probe, published(inputs, &member, instance, kind), now),
+                    _ => Prober::new(
+                        kind,
+                        instance,
+                        probe,
+                        published(inputs, &member, instance, kind),
+                        now,
+                    ),
                 };
                 wanted.insert(key, prober);
             }
@@ -140,7 +150,10 @@ impl Set {
             let Some(member) = pod::member(spec, &key.container) else {
                 continue;
             };
-            let Some((_, probe)) = probes(&member.spec).into_iter().find(|(k, _)| *k == key.kind) else {
+            let Some((_, probe)) = probes(&member.spec)
+                .into_iter()
+                .find(|(k, _)| *k == key.kind)
+            else {
                 continue;
             };
             prober.begin(now);
@@ -152,7 +165,12 @@ impl Set {
             };
             match hook::of_probe(probe, &member.spec, ip, &inputs.node.version) {
                 Ok(handler) => runs.push(run(handler)),
-                Err(e) => failed.push((run(Handler::Exec { command: Vec::new() }), e)),
+                Err(e) => failed.push((
+                    run(Handler::Exec {
+                        command: Vec::new(),
+                    }),
+                    e,
+                )),
             }
         }
         let mut events = Vec::new();

@@ -96,8 +96,6 @@ pub struct Instance {
     pub pod_ips: Vec<IpAddr>,
     /// The id of the running target container of an ephemeral container.
     pub target_id: Option<String>,
-    /// Host files of volume mounts whose kind decides something: (volume name, is a directory).
-    pub hostname: String,
 }
 
 /// Why something cannot be resolved now. `reason` is what the status shows.
@@ -121,3 +119,37 @@ impl Reason {
         Reason::new("CreateContainerConfigError", message)
     }
 }
+
+mod container;
+pub mod downward;
+pub mod env;
+mod expand;
+mod mounts;
+mod sandbox;
+mod security;
+mod services;
+mod volumes;
+
+pub use container::container;
+pub use expand::expand;
+pub use sandbox::{hostname, hostname_and_domain, sandbox};
+pub use volumes::volumes;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::pod;
+
+impl NodeFacts {
+    /// `/var/lib/kubelet/pods/<uid>`
+    pub fn pod_dir(&self, pod: &Pod) -> PathBuf {
+        self.kubelet_root.join("pods").join(pod::uid(pod))
+    }
+
+    /// The pod's own `/etc/hosts`.
+    pub fn etc_hosts(&self, pod: &Pod) -> PathBuf {
+        self.pod_dir(pod).join("etc-hosts")
+    }
+}
+
+#[cfg(test)]
+mod tests;

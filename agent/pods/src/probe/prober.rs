@@ -29,9 +29,15 @@ struct Timing {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
     /// Opens into waiting, not before this time.
-    Gated { not_before: Duration },
-    Waiting { until: Duration },
-    Running { since: Duration },
+    Gated {
+        not_before: Duration,
+    },
+    Waiting {
+        until: Duration,
+    },
+    Running {
+        since: Duration,
+    },
     Held,
 }
 
@@ -128,7 +134,11 @@ impl Prober {
         } else {
             (good, 1)
         };
-        let threshold = if good { self.timing.success } else { self.timing.failure };
+        let threshold = if good {
+            self.timing.success
+        } else {
+            self.timing.failure
+        };
         if self.run.1 < threshold {
             return;
         }
@@ -146,7 +156,11 @@ impl Prober {
 
 impl Timing {
     fn of(probe: &Probe) -> Timing {
-        let count = |v: Option<i32>, default| v.and_then(|v| u32::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default);
+        let count = |v: Option<i32>, default| {
+            v.and_then(|v| u32::try_from(v).ok())
+                .filter(|v| *v > 0)
+                .unwrap_or(default)
+        };
         Timing {
             period: seconds(probe.period_seconds, 10),
             success: count(probe.success_threshold, 1),

@@ -116,7 +116,10 @@ fn failed_liveness_holds_until_a_new_instance() {
     w.step(100, &bad());
     assert_eq!(w.set.failed("c", "id-0"), None);
     w.step(103, &bad());
-    assert_eq!(w.set.failed("c", "id-0").map(|f| f.0), Some(KillReason::LivenessFailed));
+    assert_eq!(
+        w.set.failed("c", "id-0").map(|f| f.0),
+        Some(KillReason::LivenessFailed)
+    );
     assert_eq!(w.step(200, &Answer::Success), []);
     assert!(w.set.failed("c", "id-0").is_some());
     w.observed.containers[0].id = "id-1".into();
@@ -141,9 +144,15 @@ fn startup_gates_the_other_probes() {
 
 #[test]
 fn failed_startup_asks_for_a_kill() {
-    let mut w = World::new(r#""startupProbe": {"grpc": {"port": 1}, "failureThreshold": 1}"#, 0);
+    let mut w = World::new(
+        r#""startupProbe": {"grpc": {"port": 1}, "failureThreshold": 1}"#,
+        0,
+    );
     w.step(100, &bad());
-    assert_eq!(w.set.failed("c", "id-0").map(|f| f.0), Some(KillReason::StartupFailed));
+    assert_eq!(
+        w.set.failed("c", "id-0").map(|f| f.0),
+        Some(KillReason::StartupFailed)
+    );
 }
 
 #[test]
@@ -174,12 +183,18 @@ fn an_agent_restart_keeps_the_published_readiness_until_the_first_verdict() {
 fn deletion_stops_liveness_and_keeps_readiness() {
     let mut w = World::new(&format!("{LIVE}, {READY}"), 0);
     w.sync(100, true);
-    assert_eq!(w.set.probers.keys().map(|k| k.kind).collect::<Vec<_>>(), [ProbeKind::Readiness]);
+    assert_eq!(
+        w.set.probers.keys().map(|k| k.kind).collect::<Vec<_>>(),
+        [ProbeKind::Readiness]
+    );
 }
 
 #[test]
 fn a_port_that_does_not_exist_fails_with_an_event() {
-    let mut w = World::new(r#""livenessProbe": {"tcpSocket": {"port": "nope"}, "failureThreshold": 1}"#, 0);
+    let mut w = World::new(
+        r#""livenessProbe": {"tcpSocket": {"port": "nope"}, "failureThreshold": 1}"#,
+        0,
+    );
     w.sync(100, false);
     let node = node();
     let inputs = Inputs {
