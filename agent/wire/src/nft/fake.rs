@@ -35,6 +35,8 @@ pub enum Reason {
     Missing,
     #[error("still in use (EBUSY)")]
     Busy,
+    #[error("overlaps another interval (ENOTEMPTY)")]
+    Overlap,
     #[error("invalid (EINVAL)")]
     Invalid,
     #[error("not possible here (EOPNOTSUPP)")]
@@ -170,6 +172,11 @@ fn add_elements(
     for (key, element) in elements {
         check_element(&set.spec, key, element)?;
         refuse_if(set.elements.contains_key(key), Reason::Exists)?;
+        let overlaps = |(k, e): (&Bytes, &Element)| overlap(&set.spec, (key, element), (k, e));
+        refuse_if(
+            set.spec.interval && set.elements.iter().any(overlaps),
+            Reason::Overlap,
+        )?;
         set.elements.insert(key.clone(), element.clone());
     }
     Ok(())
@@ -187,6 +194,20 @@ fn check_element(spec: &SetSpec, key: &Bytes, element: &Element) -> Result<(), R
         _ => false,
     };
     refuse_if(!fits, Reason::Invalid)
+}
+
+/// Two intervals overlap when all their fields do.
+fn overlap(spec: &SetSpec, a: (&Bytes, &Element), b: (&Bytes, &Element)) -> bool {
+    let end = |(key, element): (&Bytes, &Element)| -> Vec<u8> {
+        element.key_end.as_deref().unwrap_or(key).to_vec()
+    };
+    let (a_end, b_end) = (end(a), end(b));
+    let mut at = 0;
+    spec.key.iter().all(|field| {
+        let span = at..at + field.padded();
+        at = span.end;
+        a.0[span.clone()] <= b_end[span.clone()] && b.0[span.clone()] <= a_end[span]
+    })
 }
 
 fn delete_elements(
