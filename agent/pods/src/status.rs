@@ -106,6 +106,16 @@ pub(crate) fn is_complete(inputs: &Inputs<'_>, memory: &PodMemory) -> bool {
     if last_phase(inputs).is_some_and(Phase::is_final) {
         return true;
     }
+    let spec = pod::spec(inputs.pod);
+    let replaced = |m: &pod::Member<'_>| {
+        let last = inputs.observed.latest_started(m.name());
+        last.and_then(|c| c.hash())
+            .is_some_and(|h| h != pod::container_hash(&m.spec))
+    };
+    if pod::apps(spec).any(|m| replaced(&m)) {
+        // It was ended to be started again with its new image, whatever the restart policy.
+        return false;
+    }
     let lists = containers::lists(
         inputs,
         memory,
@@ -114,7 +124,7 @@ pub(crate) fn is_complete(inputs: &Inputs<'_>, memory: &PodMemory) -> bool {
             wall: 0,
         }),
     );
-    phase::compute(pod::spec(inputs.pod), &lists, false).is_final()
+    phase::compute(spec, &lists, false).is_final()
 }
 
 /// Reason and message: of what ended the pod as a whole; kept while the phase is unchanged.
@@ -136,10 +146,10 @@ fn explain(
     }
 }
 
+/// Did the pod get as far as an app container?
 fn initialized(inputs: &Inputs<'_>) -> bool {
     let spec = pod::spec(inputs.pod);
     pod::apps(spec).any(|m| inputs.observed.latest_started(m.name()).is_some())
-        || spec.init_containers.as_ref().is_none_or(Vec::is_empty)
 }
 
 /// Primary first. A pod that is over keeps the addresses it had.

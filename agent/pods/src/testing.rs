@@ -7,6 +7,8 @@ use k8s_openapi::api::core::v1::Pod;
 use crate::Now;
 use crate::resolve::NodeFacts;
 
+pub mod world;
+
 /// 2026-01-01T00:00:00Z.
 pub const EPOCH: i64 = 1_767_225_600_000_000_000;
 pub const SECOND: i64 = 1_000_000_000;

@@ -100,15 +100,13 @@ impl Planner<'_> {
             .observed
             .latest_started(name)
             .map(|c| c.attempt + 1);
-        let published = crate::status::published(self.inputs, name)
-            .filter(|s| s.container_id.is_some() || s.last_state.is_some())
-            .map(|s| u32::try_from(s.restart_count).unwrap_or(0));
-        match (observed, published) {
-            (Some(o), p) => o.max(p.unwrap_or(0)),
-            // The runtime lost the instances; the published count was theirs.
-            (None, Some(p)) => p + 1,
-            (None, None) => 0,
-        }
+        let published = crate::status::published(self.inputs, name).map_or(0, |s| {
+            let count = u32::try_from(s.restart_count).unwrap_or(0);
+            // With an id the count is that instance's; without one it already counts the start to come.
+            count + u32::from(s.container_id.is_some())
+        });
+        // Without instances the runtime lost them: the published count goes on.
+        observed.unwrap_or(published)
     }
 
     /// The postStart hook of a running container. True: due or under way.
