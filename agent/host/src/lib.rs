@@ -4,6 +4,9 @@
 //! Decisions are in `wire` and `podnet`; here are sockets, timers and files.
 
 pub mod cni;
+pub mod proxy;
+pub mod network;
+mod poll;
 
 #[cfg(test)]
 mod testing;

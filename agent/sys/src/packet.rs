@@ -46,6 +46,35 @@ const DHCP_REPLIES: [libc::sock_filter; 9] = [
     op(0x06, 0, 0, 0),       // drop
 ];
 
+/// More addresses than this are not filtered: jumps reach 255 instructions.
+const MAX_ARP_FILTER: usize = 64;
+
+/// Keeps packets whose sender address is one of `addresses`, or is zero while the target is one of them. Offsets are relative to
+/// the ARP header.
+fn arp_filter(addresses: &[Ipv4Addr]) -> Vec<libc::sock_filter> {
+    const KEEP: libc::sock_filter = op(0x06, 0, 0, 0xffff);
+    if addresses.len() > MAX_ARP_FILTER {
+        return vec![KEEP];
+    }
+    let count = addresses.len() as u8;
+    // To `KEEP`, the last instruction: over the rest of this list, and what stands behind it.
+    let list = |behind: u8| {
+        addresses
+            .iter()
+            .enumerate()
+            .map(move |(at, address)| op(0x15, count - 1 - at as u8 + behind, 0, u32::from(*address)))
+    };
+    let mut program = vec![op(0x20, 0, 0, 14)];
+    // Behind the first list: the test for zero, a load, the second list, the drop.
+    program.extend(list(count + 3));
+    program.push(op(0x15, 0, count + 1, 0));
+    program.push(op(0x20, 0, 0, 24));
+    program.extend(list(1));
+    program.push(op(0x06, 0, 0, 0));
+    program.push(KEEP);
+    program
+}
+
 const fn op(code: u16, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
     libc::sock_filter { code, jt, jf, k }
 }
@@ -56,9 +85,10 @@ impl PacketSocket {
         Self::open(index, libc::ETH_P_IP as u16, Some(&DHCP_REPLIES)).map_err(|e| Error::new("open", format!("DHCP socket on link {index}"), e))
     }
 
-    /// Hears ARP on link `index`.
-    pub fn arp(index: u32) -> Result<Self> {
-        Self::open(index, libc::ETH_P_ARP as u16, None).map_err(|e| Error::new("open", format!("ARP socket on link {index}"), e))
+    /// Hears ARP packets on link `index` that claim or probe one of `addresses`: on a busy segment the others are many.
+    pub fn arp(index: u32, addresses: &[Ipv4Addr]) -> Result<Self> {
+        let filter = arp_filter(addresses);
+        Self::open(index, libc::ETH_P_ARP as u16, Some(&filter)).map_err(|e| Error::new("open", format!("ARP socket on link {index}"), e))
     }
 
     fn open(index: u32, protocol: u16, filter: Option<&[libc::sock_filter]>) -> io::Result<Self> {

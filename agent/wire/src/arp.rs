@@ -9,8 +9,10 @@ use std::time::Duration;
 use crate::net::Mac;
 
 mod acd;
+mod claim;
 
 pub use acd::{Defence, Defended, Probe, Step, Timing};
+pub use claim::Claim;
 
 /// Hardware type 1, protocol type 0x0800, lengths 6 and 4: the fixed start of every packet this module speaks.
 const ETHERNET_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
@@ -115,7 +117,7 @@ impl Packet {
 }
 
 /// The deadline that comes first.
-pub(crate) fn earliest(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+pub fn earliest(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),

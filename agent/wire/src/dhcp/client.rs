@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::{Lease, Message, MessageType, Op, code};
 use crate::arp::{self, Defence, Defended, Probe, Timing};
-use crate::net::Mac;
+use crate::net::{Ipv4Net, Mac};
 use crate::rng::Rng;
 
 mod build;
@@ -67,7 +67,7 @@ pub enum Effect {
     /// Somebody else uses the address. To be shown to the operator.
     Duplicate {
         /// The address.
-        address: Ipv4Addr,
+        address: Ipv4Net,
         /// Who has it.
         mac: Mac,
     },
@@ -150,6 +150,21 @@ impl Client {
     /// The lease in use.
     pub fn lease(&self) -> Option<&Lease> {
         self.held.as_ref()
+    }
+
+    /// Since when nobody answers, while there is no lease and the cable is in.
+    pub fn unanswered_since(&self) -> Option<Duration> {
+        let asking = matches!(self.state, State::Selecting { .. });
+        (asking && self.held.is_none()).then_some(self.started)
+    }
+
+    /// Addresses whose ARP traffic the client wants to hear: the one in use, and the one being probed.
+    pub fn watched(&self) -> impl Iterator<Item = Ipv4Addr> {
+        let probing = match &self.state {
+            State::Probing { lease, .. } => Some(lease.address.addr()),
+            _ => None,
+        };
+        self.held.iter().map(|held| held.address.addr()).chain(probing)
     }
 
     /// The state's RFC name, for status and log.
@@ -372,7 +387,7 @@ impl Client {
         };
         vec![
             Effect::Duplicate {
-                address: lease.address.addr(),
+                address: lease.address,
                 mac,
             },
             self.send_decline(lease),

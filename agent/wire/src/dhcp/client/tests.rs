@@ -123,7 +123,7 @@ fn taken_address_is_declined_and_asked_again_after_ten_seconds() {
     client.receive(s(0), &reply(&request, MessageType::Ack, 11, 3600));
     let address = Ipv4Addr::new(192, 168, 50, 11);
     let effects = client.hear_arp(s(0), &arp::Packet::announcement(RIVAL, address));
-    assert_eq!(effects[0], Effect::Duplicate { address, mac: RIVAL });
+    assert_eq!(effects[0], Effect::Duplicate { address: "192.168.50.11/24".parse().unwrap(), mac: RIVAL });
     let (_, decline) = sent(&effects);
     assert_eq!((decline.kind(), decline.options.ip(code::REQUESTED_ADDRESS)), (Ok(MessageType::Decline), Ok(Some(address))));
     assert_eq!((client.lease(), client.poll_at()), (None, Some(s(10))));
