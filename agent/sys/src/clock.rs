@@ -8,8 +8,12 @@ use crate::{Error, Result};
 
 /// Sets `CLOCK_REALTIME`. Durations measured on `CLOCK_BOOTTIME` do not notice.
 pub fn step(wall: Duration) -> Result<()> {
-    let seconds = libc::time_t::try_from(wall.as_secs())
-        .map_err(|_| Error::new("set the clock", wall.as_secs().to_string(), out_of_range()))?;
+    let seconds = wall
+        .as_secs()
+        .try_into()
+        .map_err(|_: std::num::TryFromIntError| {
+            Error::new("set the clock", wall.as_secs().to_string(), out_of_range())
+        })?;
     let time = libc::timespec {
         tv_sec: seconds,
         // Always below 10^9, which every c_long holds.

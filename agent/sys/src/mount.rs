@@ -124,6 +124,34 @@ pub fn umount_lazy(target: impl AsRef<Path>) -> Result<()> {
         .map_err(|e| Error::new("detach", target.display().to_string(), e))
 }
 
+/// How a mount was ended by [`end`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It is gone.
+    Unmounted,
+    /// Something still uses it; its file system is read-only and clean.
+    ReadOnly,
+}
+
+/// Unmounts `target`, or makes its file system read-only when it is busy. Does not allocate: for PID 1 before power-off.
+pub fn end(target: &std::ffi::CStr) -> std::result::Result<Ended, nix::errno::Errno> {
+    if nix::mount::umount2(target, MntFlags::UMOUNT_NOFOLLOW).is_ok() {
+        return Ok(Ended::Unmounted);
+    }
+    let flags = Flags::MS_REMOUNT | Flags::MS_RDONLY;
+    nix::mount::mount(None::<&str>, target, None::<&str>, flags, None::<&str>)
+        .map(|()| Ended::ReadOnly)
+}
+
+/// The magic number of the filesystem that `path` is on (`statfs.f_type`).
+#[allow(clippy::unnecessary_cast, reason = "the field is unsigned with musl")]
+pub fn filesystem_magic(path: impl AsRef<Path>) -> Result<i64> {
+    let path = path.as_ref();
+    nix::sys::statfs::statfs(path)
+        .map(|stat| stat.filesystem_type().0 as i64)
+        .map_err(|e| Error::new("statfs", path.display().to_string(), e))
+}
+
 /// One line of `/proc/self/mountinfo`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
