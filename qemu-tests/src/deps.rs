@@ -1,0 +1,262 @@
+//! What the rig needs of the host: a table of Debian packages, how to see that each is there, and the way to install the rest.
+//!
+//! In: a table. Out: what is missing; after [`ensure`], nothing. Other distributions get the list of files and programs and install
+//! them their own way. Go and Rust are absent: `upstream` checks Go, and who runs this has Rust.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// In PATH or where Debian keeps programs for root.
+    Program(&'static str),
+    File(&'static str),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Need {
+    pub package: &'static str,
+    pub proof: Proof,
+    pub reason: &'static str,
+}
+
+const fn program(package: &'static str, program: &'static str, reason: &'static str) -> Need {
+    Need {
+        package,
+        proof: Proof::Program(program),
+        reason,
+    }
+}
+
+const fn file(package: &'static str, path: &'static str, reason: &'static str) -> Need {
+    Need {
+        package,
+        proof: Proof::File(path),
+        reason,
+    }
+}
+
+/// For `cargo rig up` and the stories.
+pub const NEEDS: &[Need] = &[
+    program(
+        "qemu-system-x86",
+        "qemu-system-x86_64",
+        "the nodes are virtual machines",
+    ),
+    file(
+        "seabios",
+        "/usr/share/seabios/bios-256k.bin",
+        "the machines' firmware",
+    ),
+    program("e2fsprogs", "mke2fs", "STATE and DATA volumes"),
+    program("erofs-utils", "mkfs.erofs", "the read-only root"),
+    program("xz-utils", "xz", "kernel modules are packed with it"),
+    program("dpkg", "dpkg-deb", "unpacks the kernel package"),
+    program("apt", "apt-get", "fetches the kernel package"),
+    file(
+        "debian-archive-keyring",
+        "/usr/share/keyrings/debian-archive-keyring.gpg",
+        "checks the signatures of Debian's packages",
+    ),
+    program(
+        "iproute2",
+        "ip",
+        "links and addresses in the cluster's namespace",
+    ),
+    program("util-linux", "unshare", "makes the cluster's namespaces"),
+    program(
+        "cpio",
+        "cpio",
+        "the probe guest that chooses between KVM and TCG",
+    ),
+    program("gcc", "gcc", "runc and ring have parts in C"),
+    file(
+        "libc6-dev",
+        "/usr/include/stdlib.h",
+        "runc is linked statically",
+    ),
+    program("pkg-config", "pkg-config", "runc finds libseccomp with it"),
+    file(
+        "libseccomp-dev",
+        "/usr/include/seccomp.h",
+        "runc filters system calls",
+    ),
+];
+
+/// For CI's aarch64 part on top.
+pub const CI_NEEDS: &[Need] = &[
+    program(
+        "gcc-aarch64-linux-gnu",
+        "aarch64-linux-gnu-gcc",
+        "ring's C parts for aarch64",
+    ),
+    program(
+        "qemu-user",
+        "qemu-aarch64",
+        "runs the pure crates' tests for aarch64",
+    ),
+];
+
+pub fn missing<'a>(
+    needs: impl IntoIterator<Item = &'a Need>,
+    directories: &[PathBuf],
+) -> Vec<&'a Need> {
+    needs
+        .into_iter()
+        .filter(|need| match need.proof {
+            Proof::File(path) => !Path::new(path).exists(),
+            Proof::Program(name) => !directories.iter().any(|dir| dir.join(name).is_file()),
+        })
+        .collect()
+}
+
+/// PATH and the directories an ordinary user's PATH lacks on Debian.
+pub fn program_directories() -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut directories: Vec<_> = std::env::split_paths(&path).collect();
+    directories.extend(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from));
+    directories
+}
+
+/// How this user installs packages, or the words for one who cannot.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Plan {
+    Nothing,
+    Run(Vec<Vec<String>>),
+    Tell(String),
+}
+
+pub fn plan(missing: &[&Need], root: bool, apt: bool, sudo: bool) -> Plan {
+    if missing.is_empty() {
+        return Plan::Nothing;
+    }
+    let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    let install = format!(
+        "apt-get install -y --no-install-recommends {}",
+        packages.join(" ")
+    );
+    if !apt {
+        let what: Vec<String> = missing.iter().map(|need| describe(need)).collect();
+        return Plan::Tell(format!(
+            "this system has no apt-get; install what Debian has in these packages, then try again:\n{}",
+            what.join("\n")
+        ));
+    }
+    if !root && !sudo {
+        return Plan::Tell(format!(
+            "missing packages, and neither root nor sudo is at hand; as root run, then try again:\n  apt-get update && {install}"
+        ));
+    }
+    let prefix: &[&str] = if root { &[] } else { &["sudo"] };
+    let words = |line: &str| -> Vec<String> {
+        let words = prefix.iter().copied().chain(line.split(' '));
+        words.map(str::to_owned).collect()
+    };
+    Plan::Run(vec![words("apt-get update"), words(&install)])
+}
+
+fn describe(need: &Need) -> String {
+    let proof = match need.proof {
+        Proof::Program(name) => name,
+        Proof::File(path) => path,
+    };
+    format!("  {:<22} {proof}: {}", need.package, need.reason)
+}
+
+/// Installs what is missing; `say` gets what is going to happen.
+pub fn ensure<'a>(needs: impl IntoIterator<Item = &'a Need>, say: &dyn Fn(&str)) -> Result<()> {
+    let needs: Vec<&Need> = needs.into_iter().collect();
+    let directories = program_directories();
+    let absent = missing(needs.iter().copied(), &directories);
+    let has = |name: &str| directories.iter().any(|dir| dir.join(name).is_file());
+    let commands = match plan(
+        &absent,
+        nix::unistd::geteuid().is_root(),
+        has("apt-get"),
+        has("sudo"),
+    ) {
+        Plan::Nothing => return Ok(()),
+        Plan::Tell(text) => bail!(text),
+        Plan::Run(commands) => commands,
+    };
+    say("missing on this machine:");
+    for need in &absent {
+        say(&describe(need));
+    }
+    for words in commands {
+        let line = words.join(" ");
+        say(&format!("running: {line}"));
+        let (program, arguments) = words.split_first().context("an empty command")?;
+        let status = Command::new(program)
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .status()
+            .with_context(|| format!("run {line}"))?;
+        if !status.success() {
+            bail!("{line}: {status}");
+        }
+    }
+    let still = missing(needs, &directories);
+    if !still.is_empty() {
+        let names: Vec<String> = still.iter().map(|need| describe(need)).collect();
+        bail!("installed, but still not there:\n{}", names.join("\n"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Need = program("a-tools", "kedge-no-such-a", "test");
+    const B: Need = file("b-dev", "/nonexistent/b.h", "header");
+
+    #[test]
+    fn programs_are_looked_for_in_the_given_directories_and_files_where_they_are() {
+        let here = tempfile::TempDir::new().unwrap();
+        std::fs::write(here.path().join("kedge-no-such-a"), "").unwrap();
+        let packages = |directories: &[PathBuf]| -> Vec<&str> {
+            missing([&A, &B], directories)
+                .iter()
+                .map(|need| need.package)
+                .collect()
+        };
+        assert_eq!(packages(&[]), ["a-tools", "b-dev"]);
+        assert_eq!(packages(&[here.path().to_owned()]), ["b-dev"]);
+    }
+
+    #[test]
+    fn who_may_install_does_and_who_may_not_is_told_how() {
+        let absent = [&A, &B];
+        assert_eq!(plan(&[], false, false, false), Plan::Nothing);
+        let line = |prefix: &str| {
+            let words = |text: &str| -> Vec<String> {
+                format!("{prefix}{text}")
+                    .split(' ')
+                    .map(str::to_owned)
+                    .collect()
+            };
+            Plan::Run(vec![
+                words("apt-get update"),
+                words("apt-get install -y --no-install-recommends a-tools b-dev"),
+            ])
+        };
+        assert_eq!(plan(&absent, true, true, false), line(""));
+        assert_eq!(plan(&absent, false, true, true), line("sudo "));
+        let told = |root, apt, sudo| match plan(&absent, root, apt, sudo) {
+            Plan::Tell(text) => text,
+            other => panic!("{other:?}"),
+        };
+        expect_test::expect![[r#"
+            missing packages, and neither root nor sudo is at hand; as root run, then try again:
+              apt-get update && apt-get install -y --no-install-recommends a-tools b-dev"#]]
+        .assert_eq(&told(false, true, false));
+        expect_test::expect![[r#"
+            this system has no apt-get; install what Debian has in these packages, then try again:
+              a-tools                kedge-no-such-a: test
+              b-dev                  /nonexistent/b.h: header"#]]
+        .assert_eq(&told(true, false, false));
+    }
+}

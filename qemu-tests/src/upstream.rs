@@ -1,0 +1,378 @@
+//! Upstream's programs, compiled unmodified from the Go module proxy by the thin modules in `qemu-tests/upstream/`.
+//!
+//! In: the table [`ARTEFACTS`], the modules' go.mod and go.sum, an installed Go. Out: [`Built`], one path per program under
+//! `$KEDGE_CACHE/upstream/NAME-HASH/NAME`, where HASH covers module files, flags and Go version: nothing is built twice, and `cargo clean`
+//! does not cost it. Two modules build at once; programs of one module follow each other, since they share their packages.
+
+mod go;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+use crate::progress::Progress;
+pub use go::Go;
+
+pub const KUBERNETES: &str = "v1.37.1";
+pub const CONTAINERD: &str = "v2.4.2";
+pub const RUNC: &str = "1.5.2";
+pub const COREDNS: &str = "v1.15.0";
+
+#[derive(Debug, Clone, Copy)]
+pub struct Artefact {
+    pub name: &'static str,
+    /// Directory below `qemu-tests/upstream`.
+    pub module: &'static str,
+    pub package: &'static str,
+    pub version: &'static str,
+    pub cgo: bool,
+    pub tags: &'static str,
+    pub stamp: Stamp,
+    /// Seconds on two idle cores with a cold build cache.
+    pub estimate: u64,
+}
+
+/// How a program learns its version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stamp {
+    None,
+    /// Unstamped Kubernetes reports v0.0.0-master, and version gates in its tests misbehave.
+    Kubernetes,
+    Containerd,
+    Runc,
+}
+
+const CONTAINERD_TAGS: &str = "no_btrfs no_devmapper no_zfs no_aufs";
+
+const fn kubernetes(name: &'static str, package: &'static str, estimate: u64) -> Artefact {
+    Artefact {
+        name,
+        module: "kubernetes",
+        package,
+        version: KUBERNETES,
+        cgo: false,
+        tags: "",
+        stamp: Stamp::Kubernetes,
+        estimate,
+    }
+}
+
+const fn containerd(name: &'static str, package: &'static str, estimate: u64) -> Artefact {
+    Artefact {
+        name,
+        module: "containerd",
+        package,
+        version: CONTAINERD,
+        cgo: false,
+        tags: CONTAINERD_TAGS,
+        stamp: Stamp::Containerd,
+        estimate,
+    }
+}
+
+/// Modules are built in the order they first appear: the longest first.
+pub const ARTEFACTS: &[Artefact] = &[
+    Artefact {
+        stamp: Stamp::None,
+        version: "v3.7.0",
+        ..kubernetes("etcd", "go.etcd.io/etcd/server/v3", 62)
+    },
+    kubernetes(
+        "kube-apiserver",
+        "k8s.io/kubernetes/cmd/kube-apiserver",
+        225,
+    ),
+    kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl", 30),
+    kubernetes(
+        "kube-controller-manager",
+        "k8s.io/kubernetes/cmd/kube-controller-manager",
+        115,
+    ),
+    kubernetes("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler", 13),
+    kubernetes("agnhost", "k8s.io/kubernetes/test/images/agnhost", 6),
+    Artefact {
+        name: "coredns",
+        module: "coredns",
+        package: "github.com/coredns/coredns",
+        version: COREDNS,
+        cgo: false,
+        tags: "",
+        stamp: Stamp::None,
+        estimate: 118,
+    },
+    containerd(
+        "containerd",
+        "github.com/containerd/containerd/v2/cmd/containerd",
+        59,
+    ),
+    containerd(
+        "containerd-shim-runc-v2",
+        "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
+        3,
+    ),
+    Artefact {
+        name: "runc",
+        module: "runc",
+        package: "github.com/opencontainers/runc",
+        version: RUNC,
+        // Its nsenter part is C.
+        cgo: true,
+        tags: "netgo osusergo seccomp",
+        stamp: Stamp::Runc,
+        estimate: 9,
+    },
+];
+
+/// What the control plane and the rig run.
+pub const CONTROL_PLANE: &[&str] = &[
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubectl",
+];
+/// What goes into the product's root.
+pub const PRODUCT: &[&str] = &["containerd", "containerd-shim-runc-v2", "runc"];
+/// What goes into pod images.
+pub const POD_IMAGES: &[&str] = &["agnhost", "coredns"];
+
+/// Where finished programs are.
+#[derive(Debug, Clone)]
+pub struct Built {
+    cache: PathBuf,
+    pub programs: BTreeMap<&'static str, PathBuf>,
+}
+
+impl Built {
+    pub fn path(&self, name: &str) -> Result<&Path> {
+        let path = self.programs.get(name);
+        path.map(PathBuf::as_path)
+            .with_context(|| format!("{name} was not built"))
+    }
+
+    /// A directory of links to these programs under their plain names, and `versions.json`: `$KEDGE_CACHE/upstream/NAME`.
+    pub fn directory(&self, name: &str, programs: &[&str]) -> Result<PathBuf> {
+        let directory = self.cache.join(name);
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("create {}", directory.display()))?;
+        let mut versions = BTreeMap::new();
+        for program in programs {
+            let link = directory.join(program);
+            // Replaced by renaming: another rig may be reading it.
+            let fresh = directory.join(format!(".{program}.{}", std::process::id()));
+            let _ = fs::remove_file(&fresh);
+            symlink(self.path(program)?, &fresh)
+                .and_then(|()| fs::rename(&fresh, &link))
+                .with_context(|| format!("link {}", link.display()))?;
+            let version = ARTEFACTS.iter().find(|artefact| artefact.name == *program);
+            versions.insert(*program, version.map_or("", |artefact| artefact.version));
+        }
+        let path = directory.join("versions.json");
+        let fresh = directory.join(format!(".versions.{}", std::process::id()));
+        fs::write(&fresh, serde_json::to_vec_pretty(&versions)?)
+            .and_then(|()| fs::rename(&fresh, &path))
+            .with_context(|| format!("write {}", path.display()))?;
+        Ok(directory)
+    }
+}
+
+/// `$KEDGE_CACHE`, or `~/.cache/kedge`.
+pub fn cache_root() -> Result<PathBuf> {
+    if let Some(cache) = std::env::var_os("KEDGE_CACHE") {
+        return Ok(cache.into());
+    }
+    if let Some(cache) = std::env::var_os("XDG_CACHE_HOME") {
+        return Ok(PathBuf::from(cache).join("kedge"));
+    }
+    let home =
+        std::env::var_os("HOME").context("neither KEDGE_CACHE, XDG_CACHE_HOME nor HOME is set")?;
+    Ok(PathBuf::from(home).join(".cache/kedge"))
+}
+
+/// Builds what is missing of `names`. `modules` is `qemu-tests/upstream`, `cache` is [`cache_root`].
+pub fn ensure(modules: &Path, cache: &Path, names: &[&str], progress: &Progress) -> Result<Built> {
+    let wanted: Vec<&Artefact> = ARTEFACTS
+        .iter()
+        .filter(|a| names.contains(&a.name))
+        .collect();
+    if let Some(unknown) = names
+        .iter()
+        .find(|name| !wanted.iter().any(|a| a.name == **name))
+    {
+        bail!("no upstream program is called {unknown}");
+    }
+    let go = Go::find()?;
+    let cache = cache.join("upstream");
+    let queue = Mutex::new(by_module(&wanted));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = cores.min(2).min(lock(&queue).len()).max(1);
+    let jobs = (cores / workers).max(1);
+    let results = Mutex::new(Vec::new());
+    let work = || -> Result<()> {
+        loop {
+            let Some(group) = lock(&queue).pop_front() else {
+                return Ok(());
+            };
+            let directory = modules.join(group[0].module);
+            for artefact in group {
+                match ensure_one(&go, artefact, &directory, &cache, jobs, progress) {
+                    Ok(path) => lock(&results).push((artefact.name, path)),
+                    Err(error) => {
+                        // The other worker ends after the program it is at.
+                        lock(&queue).clear();
+                        return Err(error)
+                            .context(format!("build {} {}", artefact.name, artefact.version));
+                    }
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        handles
+            .into_iter()
+            .try_for_each(|handle| match handle.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+    })?;
+    let programs = lock(&results).drain(..).collect();
+    Ok(Built { cache, programs })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn by_module<'a>(wanted: &[&'a Artefact]) -> VecDeque<Vec<&'a Artefact>> {
+    let mut groups: VecDeque<Vec<&Artefact>> = VecDeque::new();
+    for artefact in wanted {
+        match groups
+            .iter_mut()
+            .find(|group| group[0].module == artefact.module)
+        {
+            Some(group) => group.push(artefact),
+            None => groups.push_back(vec![artefact]),
+        }
+    }
+    groups
+}
+
+fn ensure_one(
+    go: &Go,
+    artefact: &Artefact,
+    module: &Path,
+    cache: &Path,
+    jobs: usize,
+    progress: &Progress,
+) -> Result<PathBuf> {
+    let step = progress.step(artefact.name, Some(Duration::from_secs(artefact.estimate)));
+    let key = key(artefact, module, &go.version_in(module)?)?;
+    let directory = cache.join(format!("{}-{key}", artefact.name));
+    let path = directory.join(artefact.name);
+    if path.is_file() {
+        step.cached();
+        return Ok(path);
+    }
+    // A build that is cut off leaves only this.
+    fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+    let fresh = directory.join(format!(".new.{}", std::process::id()));
+    let result = go
+        .build(module, &arguments(artefact, &fresh, jobs), artefact.cgo)
+        .and_then(|()| {
+            fs::rename(&fresh, &path).with_context(|| format!("rename to {}", path.display()))
+        });
+    if let Err(error) = result {
+        let _ = fs::remove_file(&fresh);
+        return Err(error);
+    }
+    step.done();
+    Ok(path)
+}
+
+/// What, when changed, makes another program.
+fn key(artefact: &Artefact, module: &Path, go_version: &str) -> Result<String> {
+    let mut hash = Sha256::new();
+    for file in ["go.mod", "go.sum"] {
+        let path = module.join(file);
+        hash.update(fs::read(&path).with_context(|| format!("read {}", path.display()))?);
+        hash.update([0]);
+    }
+    let flags = arguments(artefact, Path::new("out"), 0);
+    hash.update(format!(
+        "{go_version} {} {} {flags:?}",
+        std::env::consts::ARCH,
+        artefact.cgo
+    ));
+    Ok(hash
+        .finalize()
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}
+
+fn arguments(artefact: &Artefact, out: &Path, jobs: usize) -> Vec<String> {
+    let mut words = vec!["build".to_owned(), "-trimpath".to_owned()];
+    if jobs > 0 {
+        words.push(format!("-p={jobs}"));
+    }
+    if !artefact.tags.is_empty() {
+        words.extend(["-tags".to_owned(), artefact.tags.to_owned()]);
+    }
+    words.extend(["-ldflags".to_owned(), linker_flags(artefact)]);
+    words.extend([
+        "-o".to_owned(),
+        out.display().to_string(),
+        artefact.package.to_owned(),
+    ]);
+    words
+}
+
+fn linker_flags(artefact: &Artefact) -> String {
+    let mut flags = "-s -w".to_owned();
+    if artefact.cgo {
+        flags.push_str(" -extldflags -static");
+    }
+    let version = artefact.version;
+    match artefact.stamp {
+        Stamp::None => {}
+        Stamp::Kubernetes => {
+            let mut numbers = version.trim_start_matches('v').split('.');
+            let (major, minor) = (numbers.next().unwrap_or(""), numbers.next().unwrap_or(""));
+            let stamps = [
+                ("gitVersion", version),
+                ("gitMajor", major),
+                ("gitMinor", minor),
+                ("gitCommit", version),
+                ("gitTreeState", "clean"),
+                ("buildDate", "2026-11-01T00:00:00Z"),
+            ];
+            for package in [
+                "k8s.io/component-base/version",
+                "k8s.io/client-go/pkg/version",
+            ] {
+                for (name, value) in stamps {
+                    flags.push_str(&format!(" -X {package}.{name}={value}"));
+                }
+            }
+        }
+        Stamp::Containerd => {
+            let package = "github.com/containerd/containerd/v2";
+            flags.push_str(&format!(
+                " -X {package}/version.Version={version} -X {package}/version.Package={package}"
+            ));
+        }
+        Stamp::Runc => flags.push_str(&format!(" -X main.version={version}")),
+    }
+    flags
+}
+
+#[cfg(test)]
+mod tests;
