@@ -105,14 +105,30 @@ impl Api {
     }
 }
 
-fn client_config(pki: &Pki, user: &str) -> Result<rustls::ClientConfig> {
+/// TLS without credentials towards a server whose certificate the cluster CA signed for `name`.
+pub fn stranger(pki: &Pki, name: &str) -> Result<Tls> {
+    let config = tls_client()
+        .context("choose TLS versions")?
+        .with_root_certificates(roots(pki)?)
+        .with_no_client_auth();
+    Ok(Tls {
+        config: Arc::new(config),
+        name: name.to_owned(),
+    })
+}
+
+fn roots(pki: &Pki) -> Result<rustls::RootCertStore> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(certificate(pki, "ca")?).context("trust ca.crt")?;
+    Ok(roots)
+}
+
+fn client_config(pki: &Pki, user: &str) -> Result<rustls::ClientConfig> {
     let key = PrivateKeyDer::from_pem_file(pki.path(&format!("{user}.key")))
         .with_context(|| format!("read {user}.key"))?;
     tls_client()
         .context("choose TLS versions")?
-        .with_root_certificates(roots)
+        .with_root_certificates(roots(pki)?)
         .with_client_auth_cert(vec![certificate(pki, user)?], key)
         .with_context(|| format!("use the certificate of {user}"))
 }

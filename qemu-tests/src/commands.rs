@@ -5,19 +5,23 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use kedge_qemu_tests::artefacts;
+use kedge_qemu_tests::artefacts::{self, Profile};
+use kedge_qemu_tests::bench;
 use kedge_qemu_tests::cluster::{Cluster, node_table};
 use kedge_qemu_tests::controlplane::last_lines;
 use kedge_qemu_tests::dirs::Dirs;
+use kedge_qemu_tests::progress::Progress;
+use kedge_qemu_tests::rings;
+use kedge_qemu_tests::stories::{self, Tally};
 use kedge_qemu_tests::supervisor::client::Client;
 use kedge_qemu_tests::supervisor::protocol::Action;
 use kedge_qemu_tests::supervisor::{self, ns};
 use kedge_qemu_tests::up;
 
-use super::{Bench, Command, TestArgs, UpArgs};
+use super::{Bench, Command, Ring, TestArgs, UpArgs};
 
 pub fn run(command: Command) -> Result<ExitCode> {
     match command {
@@ -51,25 +55,24 @@ fn attached() -> Result<Cluster> {
 }
 
 fn up(args: &UpArgs) -> Result<()> {
-    let start = Instant::now();
     let dirs = Dirs::from_environment()?;
     if Client::new(&dirs).running().is_some() {
         println!("A cluster runs already.\n");
         return status();
     }
-    let say = move |text: &str| println!("[{:>6.1}s] {text}", start.elapsed().as_secs_f32());
     ns::check()?;
-    let artefacts = artefacts::build(&say)?;
+    let progress = Progress::new(artefacts::steps() + up::STEPS);
+    let artefacts = artefacts::build(Profile::Story, &progress)?;
     let accel = artefacts.accel()?;
     let options = up::Options {
         nodes: args.nodes.into(),
         probe: true,
         accel,
     };
-    let (cluster, holder) = up::control_plane(&dirs, &artefacts, &options, &say)?;
-    let nodes = up::nodes(&cluster, &say)?;
+    let (cluster, holder) = up::control_plane(&dirs, &artefacts, &options, &progress)?;
+    let nodes = up::nodes(&cluster, &progress)?;
     holder.detach()?;
-    say("all Ready");
+    drop(progress);
     println!("\n{}\n{}", node_table(&nodes), how_to_use(&cluster));
     Ok(())
 }
@@ -82,12 +85,46 @@ fn how_to_use(cluster: &Cluster) -> String {
     )
 }
 
-fn test(_args: &TestArgs) -> Result<ExitCode> {
-    bail!("not here yet")
+fn test(args: &TestArgs) -> Result<ExitCode> {
+    let chosen = stories::select(args.stories.as_deref())?;
+    if args.list {
+        chosen.iter().for_each(|story| println!("{}", story.name));
+        return Ok(ExitCode::SUCCESS);
+    }
+    // Asking for stories by name asks for nothing else.
+    let only = args
+        .only
+        .or(args.stories.is_some().then_some(Ring::Stories));
+    let wanted = |ring: Ring| only.is_none_or(|only| only == ring);
+    let mut tally = Tally::default();
+    if wanted(Ring::Lints) {
+        tally.add(rings::lints()?);
+    }
+    if wanted(Ring::Unit) {
+        tally.add(rings::unit()?);
+    }
+    if wanted(Ring::Stories) {
+        tally.add(rings::stories(
+            chosen,
+            &Dirs::from_environment()?,
+            args.here,
+        )?);
+    }
+    println!("{tally}");
+    Ok(if tally.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
-fn bench(_what: Bench) -> Result<()> {
-    bail!("not here yet")
+fn bench(what: Bench) -> Result<()> {
+    let dirs = Dirs::from_environment()?;
+    match what {
+        Bench::Boot => bench::boot(&dirs),
+        Bench::Memory => bench::memory(&dirs),
+        Bench::Sizes => bench::sizes(),
+    }
 }
 
 fn status() -> Result<()> {

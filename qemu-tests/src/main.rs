@@ -126,6 +126,8 @@ pub enum Bench {
     Boot,
     /// Memory and CPU of the node's software at 0 and 30 pods.
     Memory,
+    /// Sizes of programs and of the image, as released.
+    Sizes,
 }
 
 fn main() -> ExitCode {

@@ -4,9 +4,11 @@
 //! A failure carries the last lines of the console, or of the log, that tells why.
 
 use std::io::Read;
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use kedge_machine::paths;
 use serde_json::Value;
 
 use crate::api::{self, Api, text_at};
@@ -17,6 +19,7 @@ use crate::controlplane::plan::{PORT, SERVER};
 use crate::controlplane::{last_lines, wait_ready};
 use crate::dirs::Dirs;
 use crate::pki::{Pki, write_private};
+use crate::progress::Progress;
 use crate::qemu::Accel;
 use crate::supervisor::Spec;
 use crate::supervisor::client::{Client, Holder};
@@ -25,6 +28,12 @@ use crate::wait::{self, seen};
 const TOKEN_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Three machines at once on two cores under TCG, with every image to pull: generous, since a failure is seen long before.
 const NODES_DEADLINE: Duration = Duration::from_secs(300);
+
+/// Steps reported here.
+pub const STEPS: usize = 2;
+
+/// The product's services, to which the probe volume adds one.
+const PRODUCT_SERVICES: &str = include_str!("../../image/src/root/services");
 
 pub struct Options {
     pub nodes: usize,
@@ -38,10 +47,10 @@ pub fn control_plane(
     dirs: &Dirs,
     artefacts: &Artefacts,
     options: &Options,
-    say: &dyn Fn(&str),
+    progress: &Progress,
 ) -> Result<(Cluster, Holder)> {
     dirs.renew()?;
-    say("certificates");
+    let step = progress.step("control plane", Some(Duration::from_secs(15)));
     let pki = Pki::create(&dirs.pki(), SystemTime::now())?;
     let server = format!("https://127.0.0.1:{PORT}");
     for user in ["controller-manager", "scheduler"] {
@@ -61,7 +70,6 @@ pub fn control_plane(
         probe: options.probe,
     };
     Cluster::save_description(dirs, &description)?;
-    say("namespace and control plane");
     let client = Client::new(dirs);
     let holder = client.start(&Spec {
         binaries: artefacts.programs.clone(),
@@ -93,7 +101,54 @@ pub fn control_plane(
         pki,
     };
     bootstrap(&cluster)?;
+    if options.probe {
+        probe_volume(dirs, artefacts)?;
+    }
+    step.done();
     Ok((cluster, holder))
+}
+
+/// An ext4 volume with the probe and a service table that runs it beside the product's own services.
+fn probe_volume(dirs: &Dirs, artefacts: &Artefacts) -> Result<()> {
+    let directory = tempfile::tempdir().context("make a temporary directory")?;
+    let content = directory.path();
+    std::fs::copy(&artefacts.probe, content.join("probe"))
+        .with_context(|| format!("copy {}", artefacts.probe.display()))?;
+    std::fs::write(content.join("services"), services_with_probe())
+        .context("write the service table")?;
+    let image = dirs.root.join("probe.img");
+    // The file may be left over with another content.
+    let _ = std::fs::remove_file(&image);
+    let output = Command::new("mke2fs")
+        .args([
+            "-q",
+            "-t",
+            "ext4",
+            "-O",
+            "^has_journal",
+            "-L",
+            paths::LABEL_TEST,
+            "-d",
+        ])
+        .arg(content)
+        .arg(&image)
+        .arg("8M")
+        .output()
+        .context("run mke2fs (e2fsprogs)")?;
+    if !output.status.success() {
+        bail!(
+            "make the probe volume: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(())
+}
+
+fn services_with_probe() -> String {
+    format!(
+        "{PRODUCT_SERVICES}\nservice probe\n  exec {}/probe\n",
+        paths::RUN_TEST
+    )
 }
 
 fn bootstrap(cluster: &Cluster) -> Result<()> {
@@ -123,14 +178,15 @@ fn bootstrap(cluster: &Cluster) -> Result<()> {
 }
 
 /// Starts the nodes and waits until all are Ready.
-pub fn nodes(cluster: &Cluster, say: &dyn Fn(&str)) -> Result<Vec<Value>> {
+pub fn nodes(cluster: &Cluster, progress: &Progress) -> Result<Vec<Value>> {
+    let step = progress.step("nodes", Some(Duration::from_secs(60)));
     for (number, name) in cluster.description.nodes.iter().enumerate() {
         let index = u8::try_from(number + 1).context("too many nodes")?;
         let vm = cluster.prepare(name, index, &cluster.node_config(name).yaml())?;
         cluster.launch(&vm)?;
     }
     let mut told = 0;
-    wait::until("all nodes Ready", NODES_DEADLINE, || {
+    let nodes = wait::until("all nodes Ready", NODES_DEADLINE, || {
         let status = seen(cluster.client.status())?;
         let nodes = seen(cluster.api.items("/api/v1/nodes"))?;
         let ready: Vec<&str> = nodes
@@ -140,7 +196,7 @@ pub fn nodes(cluster: &Cluster, say: &dyn Fn(&str)) -> Result<Vec<Value>> {
             .collect();
         if ready.len() > told {
             told = ready.len();
-            say(&format!("Ready: {}", ready.join(", ")));
+            progress.say(&format!("Ready: {}", ready.join(", ")));
         }
         match cluster
             .description
@@ -177,7 +233,9 @@ pub fn nodes(cluster: &Cluster, say: &dyn Fn(&str)) -> Result<Vec<Value>> {
             .map(|name| cluster.last_words(name, 25))
             .collect();
         error.context(words.join("\n"))
-    })
+    })?;
+    step.done();
+    Ok(nodes)
 }
 
 /// RFC 3339, as a bootstrap token's expiration wants it.

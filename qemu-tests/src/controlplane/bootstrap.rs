@@ -7,8 +7,6 @@ use serde_json::{Value, json};
 
 use super::plan::DNS_ADDRESS;
 
-pub const COREDNS_IMAGE: &str = "registry.k8s.io/coredns/coredns:v1.15.0";
-
 /// The one binding a cluster needs for Kedge; the README shows the same file.
 pub const NODE_PROXIER: &str = include_str!("../../manifests/node-proxier.yaml");
 
@@ -180,7 +178,7 @@ fn coredns_deployment(labels: &Value) -> Value {
                     "dnsPolicy": "Default",
                     "tolerations": [{"key": "CriticalAddonsOnly", "operator": "Exists"}],
                     "containers": [{
-                        "name": "coredns", "image": COREDNS_IMAGE, "imagePullPolicy": "IfNotPresent",
+                        "name": "coredns", "image": crate::oci::coredns_name(), "imagePullPolicy": "IfNotPresent",
                         "args": ["-conf", "/etc/coredns/Corefile"],
                         "ports": [
                             {"containerPort": 53, "name": "dns", "protocol": "UDP"},

@@ -28,6 +28,11 @@ pub enum Request {
         udp: bool,
         timeout_ms: u64,
     },
+    /// An HTTPS GET from inside the namespace, without credentials, to a server that the cluster CA vouches for.
+    Https {
+        address: std::net::SocketAddr,
+        path: String,
+    },
     /// Adds a machine and powers it on.
     Launch {
         vm: Vm,

@@ -15,9 +15,10 @@ use serde_json::{Value, json};
 use super::Shared;
 use super::monitor::wanted_routes;
 use super::protocol::{Answer, ExecResult, MachineStatus, Request, Status};
-use crate::api::Api;
+use crate::api::{Api, stranger};
 use crate::controlplane::plan::PORT;
 use crate::controlplane::stop_child;
+use crate::http;
 use crate::pki::Pki;
 use crate::qemu::mac;
 
@@ -103,6 +104,19 @@ fn execute(shared: &Shared, request: Request) -> Result<Value> {
             Ok(json!(String::from_utf8_lossy(
                 &bytes.with_context(|| format!("dial {address}"))?
             )))
+        }
+        Request::Https { address, path } => {
+            let pki = Pki {
+                directory: shared.lock().dirs.pki(),
+            };
+            let tls = stranger(&pki, &address.ip().to_string())?;
+            let response = http::send(
+                address,
+                Some(&tls),
+                http::Request::get(&path),
+                Duration::from_secs(10),
+            )?;
+            Ok(json!({"status": response.status, "body": response.text()}))
         }
         Request::Launch { vm } => {
             let mut state = shared.lock();

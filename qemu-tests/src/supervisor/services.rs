@@ -16,6 +16,7 @@ use rustls_pki_types::pem::PemObject;
 use super::{Shared, Spec};
 use crate::api::certificate;
 use crate::pki::Pki;
+use crate::registry::{self, Registry};
 use crate::{dhcp, sntp};
 
 /// Where a machine config of a "wrong server" story points to.
@@ -33,8 +34,15 @@ pub fn start(shared: &Shared, spec: &Spec) -> Result<()> {
         directory: shared.lock().dirs.pki(),
     };
     let decoy = Decoy::new(&pki)?;
-    let _ = spec;
-    spawn("decoy", move || decoy.run())
+    spawn("decoy", move || decoy.run())?;
+    let registry = Arc::new(Registry::open(&spec.images)?);
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, REGISTRY_PORT))
+        .context("listen for the registry")?;
+    spawn("registry", move || {
+        if let Err(error) = registry::serve(listener, registry) {
+            eprintln!("registry: {error}");
+        }
+    })
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
