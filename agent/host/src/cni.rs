@@ -57,11 +57,21 @@ pub fn main() -> std::process::ExitCode {
     let mut stdin = String::new();
     let outcome = match std::io::stdin().take(MAX_INPUT).read_to_string(&mut stdin) {
         Ok(_) => run(|name| std::env::var(name).ok(), &stdin, &Paths::default()),
-        Err(error) => failed(&Failure::new(code::DECODE, "cannot read standard input", error)),
+        Err(error) => failed(&Failure::new(
+            code::DECODE,
+            "cannot read standard input",
+            error,
+        )),
     };
     let mut stdout = std::io::stdout();
-    let written = stdout.write_all(outcome.stdout.as_bytes()).and_then(|()| stdout.flush());
-    if written.is_ok() { outcome.exit_code.into() } else { std::process::ExitCode::FAILURE }
+    let written = stdout
+        .write_all(outcome.stdout.as_bytes())
+        .and_then(|()| stdout.flush());
+    if written.is_ok() {
+        outcome.exit_code.into()
+    } else {
+        std::process::ExitCode::FAILURE
+    }
 }
 
 /// A configuration is a few hundred octets; its `prevResult` a few thousand.
@@ -71,10 +81,18 @@ const MAX_INPUT: u64 = 1 << 20;
 pub fn run(var: impl Fn(&str) -> Option<String>, stdin: &str, paths: &Paths) -> Outcome {
     let answer = Request::read(var, stdin).and_then(|request| {
         let version = request.conf.cni_version.clone();
-        Plugin { paths, request: &request }.call().map_err(|failure| failure.in_version(&version))
+        Plugin {
+            paths,
+            request: &request,
+        }
+        .call()
+        .map_err(|failure| failure.in_version(&version))
     });
     match answer {
-        Ok(stdout) => Outcome { stdout, exit_code: 0 },
+        Ok(stdout) => Outcome {
+            stdout,
+            exit_code: 0,
+        },
         Err(failure) => failed(&failure),
     }
 }
@@ -130,25 +148,31 @@ impl Plugin<'_> {
 
     /// The agent's document; without a pod range no pod can start, and the runtime is told so.
     fn network(&self) -> Result<PodNetwork, Failure> {
-        let unavailable = |why: String| Failure::new(code::NOT_AVAILABLE, "the pod network is not ready", why);
+        let unavailable =
+            |why: String| Failure::new(code::NOT_AVAILABLE, "the pod network is not ready", why);
         let path = &self.paths.podnet;
         let text = std::fs::read_to_string(path)
             .map_err(|e| unavailable(format!("read {}: {e}; the agent writes it when the cluster has given this node a pod range", path.display())))?;
-        let network: PodNetwork =
-            serde_json::from_str(&text).map_err(|e| unavailable(format!("understand {}: {e}", path.display())))?;
+        let network: PodNetwork = serde_json::from_str(&text)
+            .map_err(|e| unavailable(format!("understand {}: {e}", path.display())))?;
         if network.pod_ranges.is_empty() {
-            return Err(unavailable("the cluster has given this node no pod range yet (node.spec.podCIDR)".into()));
+            return Err(unavailable(
+                "the cluster has given this node no pod range yet (node.spec.podCIDR)".into(),
+            ));
         }
         Ok(network)
     }
 
     fn add(&self) -> Result<Success, Failure> {
         let network = self.network()?;
-        let store = Store::open(&self.paths.allocations).map_err(io("cannot use the address store"))?;
+        let store =
+            Store::open(&self.paths.allocations).map_err(io("cannot use the address store"))?;
         let mut kernel = Kernel::open().map_err(io("cannot reach the kernel"))?;
         let others = self.without_leftover(&store, &mut kernel)?;
         let allocation = self.allocate(&network, &store, &others)?;
-        store.write(&allocation).map_err(io("cannot store the address"))?;
+        store
+            .write(&allocation)
+            .map_err(io("cannot store the address"))?;
         let made = kernel
             .connect(&allocation, &self.request.netns, &network)
             .and_then(|()| kernel.sync_host_ports(&store.read()?, &allocation));
@@ -161,27 +185,45 @@ impl Plugin<'_> {
     }
 
     /// All allocations but one of the same attachment, which a killed ADD left: its runtime would have sent DEL before asking again.
-    fn without_leftover(&self, store: &Store, kernel: &mut Kernel) -> Result<Vec<Allocation>, Failure> {
+    fn without_leftover(
+        &self,
+        store: &Store,
+        kernel: &mut Kernel,
+    ) -> Result<Vec<Allocation>, Failure> {
         let all = store.read().map_err(io("cannot read the address store"))?;
-        let (same, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|a| a.attachment == self.attachment());
+        let (same, others): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .partition(|a| a.attachment == self.attachment());
         for leftover in &same {
-            self.undo(store, kernel, leftover).map_err(io("cannot clear what an interrupted call left"))?;
+            self.undo(store, kernel, leftover)
+                .map_err(io("cannot clear what an interrupted call left"))?;
         }
         Ok(others)
     }
 
-    fn allocate(&self, network: &PodNetwork, store: &Store, others: &[Allocation]) -> Result<Allocation, Failure> {
-        let ports = host_ports(&self.request.conf.runtime_config.port_mappings, others).map_err(|error| {
-            let code = match error {
-                kedge_podnet::PortError::Taken { .. } => code::PORT_TAKEN,
-                _ => code::UNSUPPORTED_FIELD,
-            };
-            Failure::new(code, "cannot give the pod its host ports", error)
-        })?;
+    fn allocate(
+        &self,
+        network: &PodNetwork,
+        store: &Store,
+        others: &[Allocation],
+    ) -> Result<Allocation, Failure> {
+        let ports = host_ports(&self.request.conf.runtime_config.port_mappings, others).map_err(
+            |error| {
+                let code = match error {
+                    kedge_podnet::PortError::Taken { .. } => code::PORT_TAKEN,
+                    _ => code::UNSUPPORTED_FIELD,
+                };
+                Failure::new(code, "cannot give the pod its host ports", error)
+            },
+        )?;
         let taken = others.iter().map(|a| a.address).collect();
         let address = free_address(&network.pod_ranges, &taken, store.last()).ok_or_else(|| {
             let ranges: Vec<String> = network.pod_ranges.iter().map(ToString::to_string).collect();
-            Failure::new(code::NO_ADDRESS, "no free pod address", format!("all of {} are in use", ranges.join(", ")))
+            Failure::new(
+                code::NO_ADDRESS,
+                "no free pod address",
+                format!("all of {} are in use", ranges.join(", ")),
+            )
         })?;
         let attachment = self.attachment();
         Ok(Allocation {
@@ -206,7 +248,11 @@ impl Plugin<'_> {
             cni_version: version.clone(),
             interfaces: vec![
                 interface(&allocation.veth, link::HOST_MAC, ""),
-                interface(&allocation.attachment.ifname, link::pod_mac(allocation.address), &self.request.netns),
+                interface(
+                    &allocation.attachment.ifname,
+                    link::pod_mac(allocation.address),
+                    &self.request.netns,
+                ),
             ],
             ips: vec![cni::Ip {
                 version: version.starts_with("0.").then(|| "4".to_owned()),
@@ -223,19 +269,28 @@ impl Plugin<'_> {
     }
 
     fn del(&self) -> Result<(), Failure> {
-        let store = Store::open(&self.paths.allocations).map_err(io("cannot use the address store"))?;
+        let store =
+            Store::open(&self.paths.allocations).map_err(io("cannot use the address store"))?;
         let mut kernel = Kernel::open().map_err(io("cannot reach the kernel"))?;
         let attachment = self.attachment();
         let all = store.read().map_err(io("cannot read the address store"))?;
         for allocation in all.iter().filter(|a| a.attachment == attachment) {
-            self.undo(&store, &mut kernel, allocation).map_err(io("cannot disconnect the pod"))?;
+            self.undo(&store, &mut kernel, allocation)
+                .map_err(io("cannot disconnect the pod"))?;
         }
         // Also when nothing is stored: a link may be left of a call killed before it wrote anything else.
-        kernel.delete_link(&link::veth_name(&attachment)).map_err(io("cannot disconnect the pod"))
+        kernel
+            .delete_link(&link::veth_name(&attachment))
+            .map_err(io("cannot disconnect the pod"))
     }
 
     /// The file goes last: as long as it is there, the address is not given to another pod.
-    fn undo(&self, store: &Store, kernel: &mut Kernel, allocation: &Allocation) -> kedge_sys::Result<()> {
+    fn undo(
+        &self,
+        store: &Store,
+        kernel: &mut Kernel,
+        allocation: &Allocation,
+    ) -> kedge_sys::Result<()> {
         kernel.delete_link(&allocation.veth)?;
         if !allocation.ports.is_empty() {
             let mut rest = store.read()?;
@@ -246,26 +301,49 @@ impl Plugin<'_> {
     }
 
     fn check(&self) -> Result<(), Failure> {
-        let store = Store::open(&self.paths.allocations).map_err(io("cannot use the address store"))?;
+        let store =
+            Store::open(&self.paths.allocations).map_err(io("cannot use the address store"))?;
         let all = store.read().map_err(io("cannot read the address store"))?;
         let attachment = self.attachment();
         let allocation = all
             .iter()
             .find(|a| a.attachment == attachment)
-            .ok_or_else(|| Failure::new(code::UNKNOWN_CONTAINER, "unknown container", &attachment.container_id))?;
+            .ok_or_else(|| {
+                Failure::new(
+                    code::UNKNOWN_CONTAINER,
+                    "unknown container",
+                    &attachment.container_id,
+                )
+            })?;
         let mut kernel = Kernel::open().map_err(io("cannot reach the kernel"))?;
-        match kernel.verify(allocation, &self.request.netns, &all).map_err(io("cannot inspect the pod's network"))? {
+        match kernel
+            .verify(allocation, &self.request.netns, &all)
+            .map_err(io("cannot inspect the pod's network"))?
+        {
             None => Ok(()),
-            Some(difference) => Err(Failure::new(code::BROKEN, "the pod's network is not as it was made", difference)),
+            Some(difference) => Err(Failure::new(
+                code::BROKEN,
+                "the pod's network is not as it was made",
+                difference,
+            )),
         }
     }
 
     fn gc(&self) -> Result<(), Failure> {
         let conf = &self.request.conf;
-        let valid = conf.valid_attachments.as_ref().or(conf.attachments.as_ref()).ok_or_else(|| {
-            Failure::new(code::INVALID_CONFIG, "GC without a list", "cni.dev/valid-attachments is missing: nothing is deleted")
-        })?;
-        let store = Store::open(&self.paths.allocations).map_err(io("cannot use the address store"))?;
+        let valid = conf
+            .valid_attachments
+            .as_ref()
+            .or(conf.attachments.as_ref())
+            .ok_or_else(|| {
+                Failure::new(
+                    code::INVALID_CONFIG,
+                    "GC without a list",
+                    "cni.dev/valid-attachments is missing: nothing is deleted",
+                )
+            })?;
+        let store =
+            Store::open(&self.paths.allocations).map_err(io("cannot use the address store"))?;
         let mut kernel = Kernel::open().map_err(io("cannot reach the kernel"))?;
         let all = store.read().map_err(io("cannot read the address store"))?;
         let mut first_error = None;
@@ -275,6 +353,12 @@ impl Plugin<'_> {
                 first_error.get_or_insert(error);
             }
         }
-        first_error.map_or(Ok(()), |error| Err(Failure::new(code::IO, "cannot clear every stale pod", error)))
+        first_error.map_or(Ok(()), |error| {
+            Err(Failure::new(
+                code::IO,
+                "cannot clear every stale pod",
+                error,
+            ))
+        })
     }
 }

@@ -6,6 +6,10 @@
 pub mod cni;
 pub mod proxy;
 pub mod network;
+pub mod peers;
+pub mod time;
+
+mod files;
 mod poll;
 
 #[cfg(test)]

@@ -27,7 +27,6 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, watch};
 
 mod desired;
-mod files;
 mod link;
 mod select;
 #[cfg(test)]
@@ -114,10 +113,15 @@ const RETRY: Duration = Duration::from_secs(2);
 const MIN_LIFETIME: u32 = 300;
 
 /// Starts the loop and the kernel's watch. Must be called in the node's network namespace, on a current tokio runtime.
-pub fn spawn(tasks: &mut Tasks, registry: Registry, options: Options) -> Result<watch::Receiver<NodeNetwork>> {
+pub fn spawn(
+    tasks: &mut Tasks,
+    registry: Registry,
+    options: Options,
+) -> Result<watch::Receiver<NodeNetwork>> {
     let wake = Arc::new(Notify::new());
     let monitor = Monitor::open(group::LINK)?;
-    let monitor = crate::poll::pollable(monitor).map_err(|e| Error::new("poll", "rtnetlink changes", e))?;
+    let monitor =
+        crate::poll::pollable(monitor).map_err(|e| Error::new("poll", "rtnetlink changes", e))?;
     let (publish, published) = watch::channel(NodeNetwork::default());
     let mut engine = Engine {
         rtnl: Rtnetlink::open()?,
@@ -165,7 +169,9 @@ async fn watch_links(mut monitor: AsyncFd<Monitor>, wake: Arc<Notify>) {
 
 fn is_pod_link(change: &Change) -> bool {
     match change {
-        Change::Link(link) | Change::LinkGone(link) => link.name.starts_with(kedge_podnet::link::VETH_PREFIX),
+        Change::Link(link) | Change::LinkGone(link) => {
+            link.name.starts_with(kedge_podnet::link::VETH_PREFIX)
+        }
         Change::Other => false,
     }
 }
@@ -201,14 +207,26 @@ impl Engine {
             faults.push(error.to_string());
         }
         let words = match &result {
-            Ok(network) => network.primary.as_ref().map_or("no address yet".to_owned(), |p| format!("{} on {}", p.address, p.interface)),
+            Ok(network) => network
+                .primary
+                .as_ref()
+                .map_or("no address yet".to_owned(), |p| {
+                    format!("{} on {}", p.address, p.interface)
+                }),
             Err(error) => error.to_string(),
         };
         let mut network = result.unwrap_or_else(|_| self.publish.borrow().clone());
         network.faults = faults;
         let healthy = network.faults.is_empty();
         self.announce(network);
-        if healthy { Next::ok(words, Some(LOOK_AGAIN)) } else { Next { result: Ok(words), wake_in: Some(RETRY) } }
+        if healthy {
+            Next::ok(words, Some(LOOK_AGAIN))
+        } else {
+            Next {
+                result: Ok(words),
+                wake_in: Some(RETRY),
+            }
+        }
     }
 
     fn reconcile(&mut self, faults: &mut Vec<String>) -> Result<NodeNetwork> {
@@ -220,7 +238,11 @@ impl Engine {
         let desired = desired::desired(&self.options.network, &facts, kedge_sys::time::now().mono);
         faults.extend(desired.faults.iter().cloned());
         self.apply(&desired, faults)?;
-        if let Err(error) = files::write(&self.options.etc, &desired.network, self.options.node_name.as_deref()) {
+        if let Err(error) = crate::files::write(
+            &self.options.etc,
+            &desired.network,
+            self.options.node_name.as_deref(),
+        ) {
             faults.push(error.to_string());
         }
         Ok(desired.network)
@@ -228,9 +250,12 @@ impl Engine {
 
     /// Keeps one task for each selected link and tells it about its cable.
     fn follow(&mut self, links: &[Link], wanted: Vec<LinkConfig>) -> Result<()> {
-        self.links.retain(|_, running| wanted.contains(&running.config));
+        self.links
+            .retain(|_, running| wanted.contains(&running.config));
         for config in wanted {
-            let Some(link) = links.iter().find(|l| l.index == config.index) else { continue };
+            let Some(link) = links.iter().find(|l| l.index == config.index) else {
+                continue;
+            };
             if !link.up {
                 self.rtnl.apply(&Request::set_link_up(link.index, true))?;
             }
@@ -241,11 +266,17 @@ impl Engine {
                 std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
                 std::collections::btree_map::Entry::Vacant(entry) => {
                     let installed = self.rtnl.addresses()?;
-                    let installed = installed.iter().filter(|a| a.index == config.index).map(|a| a.net).collect();
+                    let installed = installed
+                        .iter()
+                        .filter(|a| a.index == config.index)
+                        .map(|a| a.net)
+                        .collect();
                     entry.insert(start(config, &self.options, installed, self.wake.clone()))
                 }
             };
-            running.carrier.send_if_modified(|carrier| std::mem::replace(carrier, link.carrier) != link.carrier);
+            running.carrier.send_if_modified(|carrier| {
+                std::mem::replace(carrier, link.carrier) != link.carrier
+            });
         }
         Ok(())
     }
@@ -266,19 +297,31 @@ impl Engine {
     }
 
     fn apply(&mut self, desired: &Desired, faults: &mut Vec<String>) -> Result<()> {
-        let mut requests = desired.mtus.iter().map(|(index, mtu)| Request::set_link_mtu(*index, *mtu)).collect::<Vec<_>>();
+        let mut requests = desired
+            .mtus
+            .iter()
+            .map(|(index, mtu)| Request::set_link_mtu(*index, *mtu))
+            .collect::<Vec<_>>();
         requests.extend(desired.addresses.iter().map(Request::set_address));
         self.apply_all(&requests, faults);
         let current = self.rtnl.routes()?;
         let mut requests = routes::plan(PROTO_UPLINK, &current, &desired.routes);
-        requests.extend(routes::retarget(&current, desired.network.primary.as_ref().map(|p| p.address)));
+        requests.extend(routes::retarget(
+            &current,
+            desired.network.primary.as_ref().map(|p| p.address),
+        ));
         self.apply_all(&requests, faults);
         let requests: Vec<_> = self
             .rtnl
             .addresses()?
             .iter()
             .filter(|have| have.protocol == Some(PROTO_UPLINK))
-            .filter(|have| !desired.addresses.iter().any(|want| (want.index, want.net) == (have.index, have.net)))
+            .filter(|have| {
+                !desired
+                    .addresses
+                    .iter()
+                    .any(|want| (want.index, want.net) == (have.index, have.net))
+            })
             .map(|have| Request::delete_address(have.index, have.net))
             .collect();
         self.apply_all(&requests, faults);
@@ -301,7 +344,9 @@ impl Engine {
         }
         if network.primary != before.primary {
             match &network.primary {
-                Some(p) => tracing::info!(address = %p.address, interface = p.interface, gateway = ?p.gateway, "node address"),
+                Some(p) => {
+                    tracing::info!(address = %p.address, interface = p.interface, gateway = ?p.gateway, "node address")
+                }
                 None => tracing::warn!("the node has no address"),
             }
         }
@@ -313,11 +358,28 @@ impl Engine {
     }
 }
 
-fn start(config: LinkConfig, options: &Options, installed: Vec<Ipv4Net>, wake: Arc<Notify>) -> Running {
+fn start(
+    config: LinkConfig,
+    options: &Options,
+    installed: Vec<Ipv4Net>,
+    wake: Arc<Notify>,
+) -> Running {
     let (carrier, carrier_seen) = watch::channel(false);
     let remembered = options.run.join(format!("lease-{}.json", config.name));
-    let task = link::LinkTask::new(config.clone(), options.node_name.clone(), remembered, &installed, Timing::QUICK, wake);
+    let task = link::LinkTask::new(
+        config.clone(),
+        options.node_name.clone(),
+        remembered,
+        &installed,
+        Timing::QUICK,
+        wake,
+    );
     let state = task.state();
     let task = tokio::spawn(task.run(carrier_seen)).abort_handle();
-    Running { config, carrier, state, task }
+    Running {
+        config,
+        carrier,
+        state,
+        task,
+    }
 }

@@ -63,10 +63,18 @@ pub enum PortError {
 }
 
 /// Checks the runtime's port mappings against each other's owners.
-pub fn host_ports(mappings: &[PortMapping], others: &[Allocation]) -> Result<Vec<HostPort>, PortError> {
-    let ports = mappings.iter().map(host_port).collect::<Result<Vec<_>, _>>()?;
+pub fn host_ports(
+    mappings: &[PortMapping],
+    others: &[Allocation],
+) -> Result<Vec<HostPort>, PortError> {
+    let ports = mappings
+        .iter()
+        .map(host_port)
+        .collect::<Result<Vec<_>, _>>()?;
     for port in &ports {
-        let owner = others.iter().find(|other| other.ports.iter().any(|p| p.key() == port.key()));
+        let owner = others
+            .iter()
+            .find(|other| other.ports.iter().any(|p| p.key() == port.key()));
         if let Some(owner) = owner {
             return Err(PortError::Taken {
                 protocol: port.protocol,
@@ -85,7 +93,9 @@ fn host_port(mapping: &PortMapping) -> Result<HostPort, PortError> {
     let address = match mapping.host_ip.as_str() {
         "" => None,
         text => match text.parse() {
-            Ok(address @ IpAddr::V6(v6)) if !v6.is_unspecified() => return Err(PortError::Ipv6(address, mapping.host_port)),
+            Ok(address @ IpAddr::V6(v6)) if !v6.is_unspecified() => {
+                return Err(PortError::Ipv6(address, mapping.host_port));
+            }
             Ok(IpAddr::V4(v4)) if !v4.is_unspecified() => Some(v4),
             Ok(_) => None,
             Err(_) => return Err(PortError::Address(text.to_owned(), mapping.host_port)),
@@ -113,13 +123,19 @@ impl HostPort {
 
 /// The next free address after `last`, going round: an address that was just given back is not given out again soon, so that
 /// peers and conntrack forget it first.
-pub fn free_address(ranges: &[Ipv4Net], taken: &BTreeSet<Ipv4Addr>, last: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
+pub fn free_address(
+    ranges: &[Ipv4Net],
+    taken: &BTreeSet<Ipv4Addr>,
+    last: Option<Ipv4Addr>,
+) -> Option<Ipv4Addr> {
     let usable: Vec<(u32, u32)> = ranges.iter().map(usable).collect();
     let start = last.map_or(0, |last| u32::from(last).saturating_add(1));
     let (mut here, mut before) = (None, None);
     // The first free address at or after `start` in any range, else the first free address of all.
     for (low, high) in usable {
-        here = here.or_else(|| first_free(low.max(start), high, taken).filter(|_| start >= low && start <= high));
+        here = here.or_else(|| {
+            first_free(low.max(start), high, taken).filter(|_| start >= low && start <= high)
+        });
         before = before.or_else(|| first_free(low, high, taken));
     }
     here.or(before)
@@ -128,11 +144,17 @@ pub fn free_address(ranges: &[Ipv4Net], taken: &BTreeSet<Ipv4Addr>, last: Option
 /// Without network and broadcast address; ranges of one or two addresses have neither.
 fn usable(range: &Ipv4Net) -> (u32, u32) {
     let (low, high) = (u32::from(range.network()), u32::from(range.last()));
-    if range.prefix() >= 31 { (low, high) } else { (low + 1, high - 1) }
+    if range.prefix() >= 31 {
+        (low, high)
+    } else {
+        (low + 1, high - 1)
+    }
 }
 
 fn first_free(low: u32, high: u32, taken: &BTreeSet<Ipv4Addr>) -> Option<Ipv4Addr> {
-    (low..=high).map(Ipv4Addr::from).find(|address| !taken.contains(address))
+    (low..=high)
+        .map(Ipv4Addr::from)
+        .find(|address| !taken.contains(address))
 }
 
 #[cfg(test)]
@@ -166,24 +188,48 @@ mod tests {
         let range = ranges(&["10.244.1.0/30"]);
         let none = taken(&[]);
         assert_eq!(free_address(&range, &none, None), Some(ip("10.244.1.1")));
-        assert_eq!(free_address(&range, &none, Some(ip("10.244.1.1"))), Some(ip("10.244.1.2")));
-        assert_eq!(free_address(&range, &none, Some(ip("10.244.1.2"))), Some(ip("10.244.1.1")));
-        assert_eq!(free_address(&range, &taken(&["10.244.1.1"]), None), Some(ip("10.244.1.2")));
-        assert_eq!(free_address(&range, &taken(&["10.244.1.1", "10.244.1.2"]), None), None);
+        assert_eq!(
+            free_address(&range, &none, Some(ip("10.244.1.1"))),
+            Some(ip("10.244.1.2"))
+        );
+        assert_eq!(
+            free_address(&range, &none, Some(ip("10.244.1.2"))),
+            Some(ip("10.244.1.1"))
+        );
+        assert_eq!(
+            free_address(&range, &taken(&["10.244.1.1"]), None),
+            Some(ip("10.244.1.2"))
+        );
+        assert_eq!(
+            free_address(&range, &taken(&["10.244.1.1", "10.244.1.2"]), None),
+            None
+        );
     }
 
     #[test]
     fn a_full_range_goes_on_in_the_next() {
         let two = ranges(&["10.244.1.0/31", "10.9.0.0/30"]);
         let full = taken(&["10.244.1.0", "10.244.1.1"]);
-        assert_eq!(free_address(&two, &full, Some(ip("10.244.1.1"))), Some(ip("10.9.0.1")));
+        assert_eq!(
+            free_address(&two, &full, Some(ip("10.244.1.1"))),
+            Some(ip("10.9.0.1"))
+        );
     }
 
     #[test]
     fn host_ports_are_checked_with_words() {
-        assert_eq!(host_ports(&[mapping(8080, "")], &[]).unwrap()[0].address, None);
-        assert_eq!(host_ports(&[mapping(8080, "::")], &[]).unwrap()[0].address, None);
-        assert_eq!(host_ports(&[mapping(8080, "127.0.0.1")], &[]).unwrap()[0].address, Some(Ipv4Addr::LOCALHOST));
+        assert_eq!(
+            host_ports(&[mapping(8080, "")], &[]).unwrap()[0].address,
+            None
+        );
+        assert_eq!(
+            host_ports(&[mapping(8080, "::")], &[]).unwrap()[0].address,
+            None
+        );
+        assert_eq!(
+            host_ports(&[mapping(8080, "127.0.0.1")], &[]).unwrap()[0].address,
+            Some(Ipv4Addr::LOCALHOST)
+        );
         for bad in [mapping(8080, "::1"), mapping(8080, "node"), mapping(0, "")] {
             assert!(host_ports(&[bad], &[]).is_err());
         }
@@ -197,8 +243,14 @@ mod tests {
             ports: host_ports(&[mapping(8080, "")], &[]).unwrap(),
         };
         let error = host_ports(&[mapping(8080, "")], std::slice::from_ref(&other)).unwrap_err();
-        assert_eq!(error.to_string(), "host port TCP 8080 is already used by container abc");
-        assert!(host_ports(&[mapping(8080, "127.0.0.1")], &[other]).is_ok(), "the more exact address wins in the kernel");
+        assert_eq!(
+            error.to_string(),
+            "host port TCP 8080 is already used by container abc"
+        );
+        assert!(
+            host_ports(&[mapping(8080, "127.0.0.1")], &[other]).is_ok(),
+            "the more exact address wins in the kernel"
+        );
     }
 
     #[test]

@@ -45,9 +45,16 @@ mod tests {
             pod_ranges: vec!["10.244.1.0/24".parse().unwrap()],
             mtu: 1400,
         };
-        expect_test::expect![[r#"{"nodeAddress":"192.168.50.11","podRanges":["10.244.1.0/24"],"mtu":1400}"#]].assert_eq(&document.to_text());
-        assert_eq!(serde_json::from_str::<PodNetwork>(&document.to_text()).unwrap(), document);
-        let short: PodNetwork = serde_json::from_str(r#"{"podRanges":["10.244.1.0/24"],"later":1}"#).unwrap();
+        expect_test::expect![[
+            r#"{"nodeAddress":"192.168.50.11","podRanges":["10.244.1.0/24"],"mtu":1400}"#
+        ]]
+        .assert_eq(&document.to_text());
+        assert_eq!(
+            serde_json::from_str::<PodNetwork>(&document.to_text()).unwrap(),
+            document
+        );
+        let short: PodNetwork =
+            serde_json::from_str(r#"{"podRanges":["10.244.1.0/24"],"later":1}"#).unwrap();
         assert_eq!((short.mtu, short.node_address), (1500, None));
     }
 }

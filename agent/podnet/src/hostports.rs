@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use kedge_wire::nft::{
-    ARPHRD_LOOPBACK, Bytes, Chain, ChainKind, CmpOp, Element, Expr, Family, Field, Hook, MetaKey, NatFlags, NatKind, Reg, Rule, SetSpec, Table,
-    Verdict,
+    ARPHRD_LOOPBACK, Bytes, Chain, ChainKind, CmpOp, Element, Expr, Family, Field, Hook, MetaKey,
+    NatFlags, NatKind, Reg, Rule, SetSpec, Table, Verdict,
 };
 
 use crate::allocation::{Allocation, HostPort};
@@ -40,17 +40,35 @@ pub fn table(allocations: &[Allocation]) -> Option<Table> {
     }
     let mut table = Table::new(Family::Ip, TABLE);
     for (name, hook) in [("prerouting", Hook::Prerouting), ("output", Hook::Output)] {
-        let rules = vec![Rule::new([&to_this_node()[..], &[Expr::jump(PORTS)]].concat())];
-        table.chains.insert(name.into(), Chain::base(ChainKind::Nat, hook, BEFORE_DSTNAT, rules));
+        let rules = vec![Rule::new(
+            [&to_this_node()[..], &[Expr::jump(PORTS)]].concat(),
+        )];
+        table.chains.insert(
+            name.into(),
+            Chain::base(ChainKind::Nat, hook, BEFORE_DSTNAT, rules),
+        );
     }
-    table.chains.insert(PORTS.into(), Chain::regular(vec![to_one_address(), to_any_address()]));
+    table.chains.insert(
+        PORTS.into(),
+        Chain::regular(vec![to_one_address(), to_any_address()]),
+    );
     table.chains.insert(
         "postrouting".into(),
-        Chain::base(ChainKind::Nat, Hook::Postrouting, SRCNAT, vec![from_itself(), from_loopback()]),
+        Chain::base(
+            ChainKind::Nat,
+            Hook::Postrouting,
+            SRCNAT,
+            vec![from_itself(), from_loopback()],
+        ),
     );
     table.chains.insert(
         "guard".into(),
-        Chain::base(ChainKind::Filter, Hook::Prerouting, RAW, vec![foreign_loopback()]),
+        Chain::base(
+            ChainKind::Filter,
+            Hook::Prerouting,
+            RAW,
+            vec![foreign_loopback()],
+        ),
     );
     add_maps(&mut table, allocations);
     Some(table)
@@ -63,7 +81,10 @@ fn add_maps(table: &mut Table, allocations: &[Allocation]) {
             let value = Element::data(endpoint(allocation.address, port.container_port));
             match port.address {
                 None => any.insert(port_key(port).into(), value),
-                Some(address) => one.insert([&address.octets()[..], &port_key(port)].concat().into(), value),
+                Some(address) => one.insert(
+                    [&address.octets()[..], &port_key(port)].concat().into(),
+                    value,
+                ),
             };
         }
         if !allocation.ports.is_empty() {
@@ -73,11 +94,23 @@ fn add_maps(table: &mut Table, allocations: &[Allocation]) {
     }
     let pod = [Field::Ipv4Addr, Field::InetService];
     let sets = [
-        (ANY, SetSpec::map([Field::InetProto, Field::InetService], pod).with_elements(any)),
-        (ONE, SetSpec::map([Field::Ipv4Addr, Field::InetProto, Field::InetService], pod).with_elements(one)),
-        (HAIRPIN, SetSpec::set([Field::Ipv4Addr, Field::Ipv4Addr]).with_elements(hairpin)),
+        (
+            ANY,
+            SetSpec::map([Field::InetProto, Field::InetService], pod).with_elements(any),
+        ),
+        (
+            ONE,
+            SetSpec::map([Field::Ipv4Addr, Field::InetProto, Field::InetService], pod)
+                .with_elements(one),
+        ),
+        (
+            HAIRPIN,
+            SetSpec::set([Field::Ipv4Addr, Field::Ipv4Addr]).with_elements(hairpin),
+        ),
     ];
-    table.sets.extend(sets.map(|(name, set)| (name.to_owned(), set)));
+    table
+        .sets
+        .extend(sets.map(|(name, set)| (name.to_owned(), set)));
 }
 
 /// Each field of a key fills four octets.
@@ -183,11 +216,18 @@ mod tests {
     fn the_table_reads_like_this() {
         let pods = [
             allocation(5, vec![host_port(None, Protocol::Tcp)]),
-            allocation(6, vec![host_port(Some(Ipv4Addr::LOCALHOST), Protocol::Tcp), host_port(None, Protocol::Udp)]),
+            allocation(
+                6,
+                vec![
+                    host_port(Some(Ipv4Addr::LOCALHOST), Protocol::Tcp),
+                    host_port(None, Protocol::Udp),
+                ],
+            ),
             allocation(7, vec![]),
         ];
         let table = table(&pods).unwrap();
-        expect_test::expect_file!["../golden/kedge-hostports.nft"].assert_eq(&kedge_wire::nft::text::table(&table));
+        expect_test::expect_file!["../golden/kedge-hostports.nft"]
+            .assert_eq(&kedge_wire::nft::text::table(&table));
     }
 
     #[test]

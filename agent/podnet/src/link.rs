@@ -16,12 +16,19 @@ pub const VETH_PREFIX: &str = "pod";
 /// The node's end: [`VETH_PREFIX`] and 48 bits of a hash, so that it can be found again from the ids alone.
 pub fn veth_name(attachment: &Attachment) -> String {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    let bytes = attachment.container_id.bytes().chain([0]).chain(attachment.ifname.bytes());
+    let bytes = attachment
+        .container_id
+        .bytes()
+        .chain([0])
+        .chain(attachment.ifname.bytes());
     for byte in bytes {
         // FNV-1a
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     }
-    format!("{VETH_PREFIX}{:012x}", (hash ^ (hash >> 48)) & 0xffff_ffff_ffff)
+    format!(
+        "{VETH_PREFIX}{:012x}",
+        (hash ^ (hash >> 48)) & 0xffff_ffff_ffff
+    )
 }
 
 /// The pod's end: locally administered, unique because the address is.

@@ -7,7 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kedge_wire::net::Ipv4Net;
-use kedge_wire::nft::{Bytes, Chain, ChainKind, Element, Expr, Family, Field, Hook, NatFlags, Reg, Rule, SetSpec, Table, Verdict};
+use kedge_wire::nft::{
+    Bytes, Chain, ChainKind, Element, Expr, Family, Field, Hook, NatFlags, Reg, Rule, SetSpec,
+    Table, Verdict,
+};
 
 use crate::tables::{destination, masked, source};
 
@@ -23,13 +26,21 @@ pub fn table(own: &[Ipv4Net], cluster: &BTreeSet<Ipv4Net>) -> Table {
     let by_prefix = grouped(cluster);
     table.chains.insert(
         "postrouting".into(),
-        Chain::base(ChainKind::Nat, Hook::Postrouting, SRCNAT, own.iter().map(from_pods).collect()),
+        Chain::base(
+            ChainKind::Nat,
+            Hook::Postrouting,
+            SRCNAT,
+            own.iter().map(from_pods).collect(),
+        ),
     );
     let mut leaving: Vec<Rule> = by_prefix.keys().map(|prefix| stays(*prefix)).collect();
     leaving.push(Rule::new([Expr::Masquerade(NatFlags::FULLY_RANDOM)]));
     table.chains.insert(LEAVING.into(), Chain::regular(leaving));
     for (prefix, members) in by_prefix {
-        table.sets.insert(set_name(prefix), SetSpec::set([Field::Ipv4Addr]).with_elements(members));
+        table.sets.insert(
+            set_name(prefix),
+            SetSpec::set([Field::Ipv4Addr]).with_elements(members),
+        );
     }
     table
 }
@@ -78,8 +89,17 @@ mod tests {
 
     #[test]
     fn the_table_reads_like_this() {
-        let cluster = ["10.244.1.0/24", "10.244.2.0/24", "192.168.50.11/32", "192.168.50.12/32"];
-        let table = table(&["10.244.1.0/24".parse().unwrap()], &cluster.iter().map(|n| n.parse().unwrap()).collect());
-        expect_test::expect_file!["../golden/kedge-pods.nft"].assert_eq(&kedge_wire::nft::text::table(&table));
+        let cluster = [
+            "10.244.1.0/24",
+            "10.244.2.0/24",
+            "192.168.50.11/32",
+            "192.168.50.12/32",
+        ];
+        let table = table(
+            &["10.244.1.0/24".parse().unwrap()],
+            &cluster.iter().map(|n| n.parse().unwrap()).collect(),
+        );
+        expect_test::expect_file!["../golden/kedge-pods.nft"]
+            .assert_eq(&kedge_wire::nft::text::table(&table));
     }
 }

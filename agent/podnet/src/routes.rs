@@ -43,12 +43,21 @@ pub fn peers(peers: &[Peer], own: &[Ipv4Net], own_ranges: &[Ipv4Net]) -> PeerRou
     }
     let mut seen: BTreeSet<Ipv4Net> = BTreeSet::new();
     for peer in peers {
-        let Some(address) = peer.address else { continue };
+        let Some(address) = peer.address else {
+            continue;
+        };
         if own.iter().any(|net| net.addr() == address) {
-            found.faults.push(format!("node {} has this node's address {address}: its pods are not reached", peer.name));
+            found.faults.push(format!(
+                "node {} has this node's address {address}: its pods are not reached",
+                peer.name
+            ));
             continue;
         }
-        if !peer.pod_ranges.is_empty() && !own.iter().any(|net| net.prefix() < 32 && net.contains(address)) {
+        if !peer.pod_ranges.is_empty()
+            && !own
+                .iter()
+                .any(|net| net.prefix() < 32 && net.contains(address))
+        {
             found.faults.push(format!(
                 "node {} at {address} is on no link of this node: its pods {} are reached only if the routers between know the way",
                 peer.name,
@@ -59,7 +68,10 @@ pub fn peers(peers: &[Peer], own: &[Ipv4Net], own_ranges: &[Ipv4Net]) -> PeerRou
         for range in &peer.pod_ranges {
             let range = range.trunc();
             if own_ranges.iter().any(|own| overlap(own, &range)) || !seen.insert(range) {
-                found.faults.push(format!("pod range {range} of node {} belongs to another node as well", peer.name));
+                found.faults.push(format!(
+                    "pod range {range} of node {} belongs to another node as well",
+                    peer.name
+                ));
                 continue;
             }
             found.routes.insert(Route {
@@ -83,7 +95,11 @@ fn overlap(a: &Ipv4Net, b: &Ipv4Net) -> bool {
 }
 
 fn list(ranges: &[Ipv4Net]) -> String {
-    ranges.iter().map(Ipv4Net::to_string).collect::<Vec<_>>().join(", ")
+    ranges
+        .iter()
+        .map(Ipv4Net::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// What turns the kernel's routes of `protocol` into `desired`. New and changed ones first: there is no moment without a way.
@@ -96,7 +112,11 @@ pub fn plan(protocol: u8, current: &[Route], desired: &BTreeSet<Route>) -> Vec<R
     // A route with the same destination and metric was replaced above.
     let delete = ours
         .iter()
-        .filter(|have| !desired.iter().any(|want| (want.destination, want.metric) == (have.destination, have.metric)))
+        .filter(|have| {
+            !desired
+                .iter()
+                .any(|want| (want.destination, want.metric) == (have.destination, have.metric))
+        })
         .map(|have| Request::delete_route(have));
     set.chain(delete).collect()
 }
@@ -104,11 +124,19 @@ pub fn plan(protocol: u8, current: &[Route], desired: &BTreeSet<Route>) -> Vec<R
 /// The kernel reports the link it found for a gateway; a wish without a link agrees with any.
 fn same(have: &Route, want: &Route) -> bool {
     let target = match (have.target, want.target) {
-        (Target::Gateway { via: a, .. }, Target::Gateway { index: None, via: b, .. }) => a == b,
+        (
+            Target::Gateway { via: a, .. },
+            Target::Gateway {
+                index: None,
+                via: b,
+                ..
+            },
+        ) => a == b,
         (a, b) => a == b,
     };
     target
-        && (have.destination, have.source, have.metric, have.protocol) == (want.destination, want.source, want.metric, want.protocol)
+        && (have.destination, have.source, have.metric, have.protocol)
+            == (want.destination, want.source, want.metric, want.protocol)
 }
 
 /// Gives the routes to this node's pods another source address. Must run before the old address goes: the kernel removes routes
@@ -116,7 +144,11 @@ fn same(have: &Route, want: &Route) -> bool {
 pub fn retarget(current: &[Route], source: Option<Ipv4Addr>) -> Vec<Request> {
     current
         .iter()
-        .filter(|r| r.protocol == PROTO_PODS && r.source != source && matches!(r.target, Target::Link { .. }))
+        .filter(|r| {
+            r.protocol == PROTO_PODS
+                && r.source != source
+                && matches!(r.target, Target::Link { .. })
+        })
         .map(|r| Request::replace_route(&Route { source, ..*r }))
         .collect()
 }
@@ -138,12 +170,18 @@ mod tests {
     }
 
     fn words(requests: &[Request]) -> String {
-        requests.iter().map(|r| format!("{} {}\n", r.operation, r.object)).collect()
+        requests
+            .iter()
+            .map(|r| format!("{} {}\n", r.operation, r.object))
+            .collect()
     }
 
     fn sample() -> PeerRoutes {
         peers(
-            &[peer("b", "192.168.50.12", "10.244.2.0/24"), peer("c", "192.168.50.13", "10.244.3.0/24")],
+            &[
+                peer("b", "192.168.50.12", "10.244.2.0/24"),
+                peer("c", "192.168.50.13", "10.244.3.0/24"),
+            ],
             &[net("192.168.50.11/24")],
             &[net("10.244.1.0/24")],
         )
@@ -185,7 +223,11 @@ mod tests {
             metric: 0,
             protocol: 4,
         });
-        let desired = peers(&[peer("b", "192.168.50.77", "10.244.2.0/24")], &[net("192.168.50.11/24")], &[net("10.244.1.0/24")]);
+        let desired = peers(
+            &[peer("b", "192.168.50.77", "10.244.2.0/24")],
+            &[net("192.168.50.11/24")],
+            &[net("10.244.1.0/24")],
+        );
         expect_test::expect![[r#"
             set route 10.244.2.0/24 via 192.168.50.77
             delete route 10.244.3.0/24 via 192.168.50.13
@@ -215,7 +257,10 @@ mod tests {
 
     #[test]
     fn pod_routes_follow_the_nodes_address() {
-        let (old, new) = (Ipv4Addr::new(192, 168, 50, 11), Ipv4Addr::new(192, 168, 50, 77));
+        let (old, new) = (
+            Ipv4Addr::new(192, 168, 50, 11),
+            Ipv4Addr::new(192, 168, 50, 77),
+        );
         let route = crate::link::host_route(5, Ipv4Addr::new(10, 244, 1, 5), Some(old));
         expect_test::expect![[r#"
             set route 10.244.1.5/32 dev 5 src 192.168.50.77

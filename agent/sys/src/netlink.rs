@@ -72,7 +72,11 @@ impl Message<'_> {
         if self.kind != NLMSG_ERROR {
             return None;
         }
-        let code = self.body.get(..4).and_then(|b| b.try_into().ok()).map_or(-libc::EBADMSG, i32::from_ne_bytes);
+        let code = self
+            .body
+            .get(..4)
+            .and_then(|b| b.try_into().ok())
+            .map_or(-libc::EBADMSG, i32::from_ne_bytes);
         Some(match code {
             0 => Ok(()),
             code => Err(io::Error::from_raw_os_error(code.saturating_neg())),
@@ -119,7 +123,9 @@ impl Socket {
 
     /// Sends one datagram to the kernel.
     pub fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        self.inner.send_to(bytes, &SocketAddr::new(0, 0), 0).map(|_| ())
+        self.inner
+            .send_to(bytes, &SocketAddr::new(0, 0), 0)
+            .map(|_| ())
     }
 
     /// Receives one whole datagram from the kernel; others cannot be heard.
@@ -135,7 +141,12 @@ impl Socket {
     /// Sends one message and waits for its acknowledgement.
     pub fn request(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
         let sequence = self.next_sequence();
-        self.send(&frame(kind, flags | NLM_F_REQUEST | NLM_F_ACK, sequence, body))?;
+        self.send(&frame(
+            kind,
+            flags | NLM_F_REQUEST | NLM_F_ACK,
+            sequence,
+            body,
+        ))?;
         loop {
             let datagram = self.receive()?;
             for message in Messages(&datagram).filter(|m| m.sequence == sequence) {
@@ -147,14 +158,22 @@ impl Socket {
     }
 
     /// Sends a dump request and collects what `parse` keeps of the answer. A dump that a change interrupted is asked again.
-    pub fn dump<T>(&mut self, kind: u16, body: &[u8], mut parse: impl FnMut(u16, &[u8]) -> Option<T>) -> io::Result<Vec<T>> {
+    pub fn dump<T>(
+        &mut self,
+        kind: u16,
+        body: &[u8],
+        mut parse: impl FnMut(u16, &[u8]) -> Option<T>,
+    ) -> io::Result<Vec<T>> {
         for _ in 0..DUMP_TRIES {
             let (found, interrupted) = self.dump_once(kind, body, &mut parse)?;
             if !interrupted {
                 return Ok(found);
             }
         }
-        Err(io::Error::new(io::ErrorKind::Interrupted, "the kernel's table changed during every dump"))
+        Err(io::Error::new(
+            io::ErrorKind::Interrupted,
+            "the kernel's table changed during every dump",
+        ))
     }
 
     fn dump_once<T>(
@@ -204,7 +223,9 @@ mod tests {
     fn frames_are_read_back_in_order() {
         let mut datagram = frame(16, 5, 1, b"abcde");
         datagram.extend(frame(17, 0, 2, b""));
-        let read: Vec<_> = Messages(&datagram).map(|m| (m.kind, m.sequence, m.body)).collect();
+        let read: Vec<_> = Messages(&datagram)
+            .map(|m| (m.kind, m.sequence, m.body))
+            .collect();
         assert_eq!(read, [(16, 1, &b"abcde"[..]), (17, 2, b"")]);
     }
 
@@ -212,7 +233,11 @@ mod tests {
     fn acknowledgement_carries_the_errno() {
         let body = (-libc::EEXIST).to_ne_bytes();
         let datagram = frame(NLMSG_ERROR, 0, 1, &body);
-        let verdict = Messages(&datagram).next().unwrap().acknowledgement().unwrap();
+        let verdict = Messages(&datagram)
+            .next()
+            .unwrap()
+            .acknowledgement()
+            .unwrap();
         assert_eq!(verdict.unwrap_err().raw_os_error(), Some(libc::EEXIST));
     }
 

@@ -35,15 +35,15 @@ const FRAME: usize = 2048;
 
 /// Classic BPF: unfragmented UDP to port 68. Loads are relative to the IP header.
 const DHCP_REPLIES: [libc::sock_filter; 9] = [
-    op(0x30, 0, 0, 9),       // A = protocol
-    op(0x15, 0, 6, 17),      // UDP?
-    op(0x28, 0, 0, 6),       // A = flags and fragment offset
-    op(0x45, 4, 0, 0x1fff),  // a later fragment?
-    op(0xb1, 0, 0, 0),       // X = header length
-    op(0x48, 0, 0, 2),       // A = destination port
-    op(0x15, 0, 1, 68),      // bootpc?
-    op(0x06, 0, 0, 0xffff),  // keep
-    op(0x06, 0, 0, 0),       // drop
+    op(0x30, 0, 0, 9),      // A = protocol
+    op(0x15, 0, 6, 17),     // UDP?
+    op(0x28, 0, 0, 6),      // A = flags and fragment offset
+    op(0x45, 4, 0, 0x1fff), // a later fragment?
+    op(0xb1, 0, 0, 0),      // X = header length
+    op(0x48, 0, 0, 2),      // A = destination port
+    op(0x15, 0, 1, 68),     // bootpc?
+    op(0x06, 0, 0, 0xffff), // keep
+    op(0x06, 0, 0, 0),      // drop
 ];
 
 /// More addresses than this are not filtered: jumps reach 255 instructions.
@@ -59,10 +59,9 @@ fn arp_filter(addresses: &[Ipv4Addr]) -> Vec<libc::sock_filter> {
     let count = addresses.len() as u8;
     // To `KEEP`, the last instruction: over the rest of this list, and what stands behind it.
     let list = |behind: u8| {
-        addresses
-            .iter()
-            .enumerate()
-            .map(move |(at, address)| op(0x15, count - 1 - at as u8 + behind, 0, u32::from(*address)))
+        addresses.iter().enumerate().map(move |(at, address)| {
+            op(0x15, count - 1 - at as u8 + behind, 0, u32::from(*address))
+        })
     };
     let mut program = vec![op(0x20, 0, 0, 14)];
     // Behind the first list: the test for zero, a load, the second list, the drop.
@@ -82,19 +81,27 @@ const fn op(code: u16, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
 impl PacketSocket {
     /// Hears DHCP replies on link `index` before it has an address.
     pub fn dhcp(index: u32) -> Result<Self> {
-        Self::open(index, libc::ETH_P_IP as u16, Some(&DHCP_REPLIES)).map_err(|e| Error::new("open", format!("DHCP socket on link {index}"), e))
+        Self::open(index, libc::ETH_P_IP as u16, Some(&DHCP_REPLIES))
+            .map_err(|e| Error::new("open", format!("DHCP socket on link {index}"), e))
     }
 
     /// Hears ARP packets on link `index` that claim or probe one of `addresses`: on a busy segment the others are many.
     pub fn arp(index: u32, addresses: &[Ipv4Addr]) -> Result<Self> {
         let filter = arp_filter(addresses);
-        Self::open(index, libc::ETH_P_ARP as u16, Some(&filter)).map_err(|e| Error::new("open", format!("ARP socket on link {index}"), e))
+        Self::open(index, libc::ETH_P_ARP as u16, Some(&filter))
+            .map_err(|e| Error::new("open", format!("ARP socket on link {index}"), e))
     }
 
     fn open(index: u32, protocol: u16, filter: Option<&[libc::sock_filter]>) -> io::Result<Self> {
         // Protocol 0 hears nothing: the filter is in place before the bind that starts the flow.
         // SAFETY: constants only; the result is checked before use.
-        let fd = check(unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) })?;
+        let fd = check(unsafe {
+            libc::socket(
+                libc::AF_PACKET,
+                libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+                0,
+            )
+        })?;
         // SAFETY: `fd` was just returned by socket(2) and nobody else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         if let Some(filter) = filter {
@@ -105,10 +112,20 @@ impl PacketSocket {
             set_option(&fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
         }
         set_option(&fd, libc::SOL_PACKET, libc::PACKET_AUXDATA, &1i32)?;
-        let socket = Self { fd, index, protocol };
+        let socket = Self {
+            fd,
+            index,
+            protocol,
+        };
         let address = socket.address(Mac::default());
         // SAFETY: `address` is a complete sockaddr_ll that lives across the call, and its own size is passed.
-        check(unsafe { libc::bind(socket.fd.as_raw_fd(), (&raw const address).cast(), size_of_val(&address) as libc::socklen_t) })?;
+        check(unsafe {
+            libc::bind(
+                socket.fd.as_raw_fd(),
+                (&raw const address).cast(),
+                size_of_val(&address) as libc::socklen_t,
+            )
+        })?;
         Ok(socket)
     }
 
@@ -140,7 +157,11 @@ impl PacketSocket {
                 size_of_val(&address) as libc::socklen_t,
             )
         };
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if sent < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 
     /// The next frame that another station sent; `WouldBlock` when there is none.
@@ -157,7 +178,8 @@ impl PacketSocket {
         let mut payload = vec![0; FRAME];
         let mut control = [0u64; 16];
         // SAFETY: all-zero is a valid sockaddr_ll and a valid msghdr (plain integers and null pointers).
-        let (mut from, mut header): (libc::sockaddr_ll, libc::msghdr) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+        let (mut from, mut header): (libc::sockaddr_ll, libc::msghdr) =
+            unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
         let mut part = libc::iovec {
             iov_base: payload.as_mut_ptr().cast(),
             iov_len: payload.len(),
@@ -179,7 +201,9 @@ impl PacketSocket {
         }
         Ok(Some(Received {
             payload,
-            source: (from.sll_halen == 6).then(|| Mac::from_slice(&from.sll_addr[..6])).flatten(),
+            source: (from.sll_halen == 6)
+                .then(|| Mac::from_slice(&from.sll_addr[..6]))
+                .flatten(),
             checksum_pending: checksum_pending(&header),
         }))
     }
@@ -193,7 +217,8 @@ fn checksum_pending(header: &libc::msghdr) -> bool {
         let mut next = libc::CMSG_FIRSTHDR(header);
         while !next.is_null() {
             if (*next).cmsg_level == libc::SOL_PACKET && (*next).cmsg_type == libc::PACKET_AUXDATA {
-                let aux: libc::tpacket_auxdata = std::ptr::read_unaligned(libc::CMSG_DATA(next).cast());
+                let aux: libc::tpacket_auxdata =
+                    std::ptr::read_unaligned(libc::CMSG_DATA(next).cast());
                 return aux.tp_status & libc::TP_STATUS_CSUMNOTREADY != 0;
             }
             next = libc::CMSG_NXTHDR(header, next);
@@ -203,12 +228,24 @@ fn checksum_pending(header: &libc::msghdr) -> bool {
 }
 
 fn check(rc: i32) -> io::Result<i32> {
-    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(rc) }
+    if rc < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(rc)
+    }
 }
 
 fn set_option<T>(fd: &OwnedFd, level: i32, name: i32, value: &T) -> io::Result<()> {
     // SAFETY: `value` is a live T and its size is passed; callers pair each option with the type the kernel expects for it.
-    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), size_of::<T>() as libc::socklen_t) })?;
+    check(unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            std::ptr::from_ref(value).cast(),
+            size_of::<T>() as libc::socklen_t,
+        )
+    })?;
     Ok(())
 }
 
@@ -226,9 +263,16 @@ impl AsRawFd for PacketSocket {
 
 /// A non-blocking UDP socket bound to `address:port` on link `name`: DHCP renewal, and tests.
 pub fn udp_on_link(name: &str, address: Ipv4Addr, port: u16) -> Result<UdpSocket> {
-    let fail = |e: nix::Error| Error::new("open", format!("UDP socket {address}:{port} on {name}"), e);
+    let fail =
+        |e: nix::Error| Error::new("open", format!("UDP socket {address}:{port} on {name}"), e);
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, bind, setsockopt, socket, sockopt};
-    let fd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None).map_err(fail)?;
+    let fd = socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        None,
+    )
+    .map_err(fail)?;
     setsockopt(&fd, sockopt::ReuseAddr, &true).map_err(fail)?;
     setsockopt(&fd, sockopt::BindToDevice, &name.into()).map_err(fail)?;
     setsockopt(&fd, sockopt::Broadcast, &true).map_err(fail)?;

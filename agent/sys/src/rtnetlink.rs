@@ -73,7 +73,12 @@ impl Rtnetlink {
         self.dump(&Request::dump_routes(), kind::NEWROUTE, Route::parse)
     }
 
-    fn dump<T>(&mut self, request: &Request, wanted: u16, parse: fn(&[u8]) -> Option<T>) -> Result<Vec<T>> {
+    fn dump<T>(
+        &mut self,
+        request: &Request,
+        wanted: u16,
+        parse: fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>> {
         self.socket
             .dump(request.kind, &request.body, |kind, body| {
                 (kind == wanted).then(|| parse(body)).flatten()
@@ -85,7 +90,8 @@ impl Rtnetlink {
 impl Monitor {
     /// Subscribes to `groups` (`wire::rtnl::group` bits) in the calling thread's namespace.
     pub fn open(groups: u32) -> Result<Self> {
-        let socket = Socket::subscribe(ROUTE, groups).map_err(|e| Error::new("subscribe to", "rtnetlink changes", e))?;
+        let socket = Socket::subscribe(ROUTE, groups)
+            .map_err(|e| Error::new("subscribe to", "rtnetlink changes", e))?;
         Ok(Self { socket })
     }
 
@@ -94,7 +100,9 @@ impl Monitor {
         let mut heard = Vec::new();
         loop {
             match self.socket.receive() {
-                Ok(datagram) => heard.extend(Messages(&datagram).filter_map(|m| change(m.kind, m.body))),
+                Ok(datagram) => {
+                    heard.extend(Messages(&datagram).filter_map(|m| change(m.kind, m.body)))
+                }
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Ok(heard),
                 // The buffer overflowed: notices are lost, the state is not.
                 Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => heard.push(Change::Other),
@@ -145,7 +153,9 @@ pub fn in_netns<T>(netns: BorrowedFd<'_>, f: impl FnOnce() -> T) -> Result<T> {
     enter_netns(netns)?;
     let result = f();
     if let Err(error) = enter_netns(home.as_fd()) {
-        eprintln!("kedge: {error}; stopping, because this thread would go on in the wrong namespace");
+        eprintln!(
+            "kedge: {error}; stopping, because this thread would go on in the wrong namespace"
+        );
         std::process::abort();
     }
     Ok(result)
@@ -165,6 +175,8 @@ pub fn new_netns() -> Result<()> {
 
 /// Moves the calling process into new user and network namespaces in which it is root: for tests without privileges.
 pub fn new_user_netns() -> Result<()> {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER | nix::sched::CloneFlags::CLONE_NEWNET)
-        .map_err(|e| Error::new("make", "user and network namespace", e))
+    nix::sched::unshare(
+        nix::sched::CloneFlags::CLONE_NEWUSER | nix::sched::CloneFlags::CLONE_NEWNET,
+    )
+    .map_err(|e| Error::new("make", "user and network namespace", e))
 }

@@ -107,7 +107,9 @@ impl Packet {
     pub fn conflicts_with_probe(&self, mac: Mac, address: Ipv4Addr) -> bool {
         self.sender_mac != mac
             && (self.sender_ip == address
-                || (self.sender_ip.is_unspecified() && self.target_ip == address && self.op == Op::Request))
+                || (self.sender_ip.is_unspecified()
+                    && self.target_ip == address
+                    && self.op == Op::Request))
     }
 
     /// Whether somebody other than `mac` claims `address` while we use it (RFC 5227 2.4). Their probes do not count: we answer those.
@@ -137,7 +139,8 @@ mod tests {
     const CAPTURED: [u8; 46] = {
         let mut bytes = [0; 46];
         let head = [
-            0, 1, 8, 0, 6, 4, 0, 1, 0x52, 0x54, 0, 0, 0, 9, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 192, 168, 50, 11,
+            0, 1, 8, 0, 6, 4, 0, 1, 0x52, 0x54, 0, 0, 0, 9, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff,
+            0xff, 0xff, 192, 168, 50, 11,
         ];
         let mut at = 0;
         while at < head.len() {
@@ -153,7 +156,10 @@ mod tests {
         assert_eq!(packet.sender_mac, THEIRS);
         assert_eq!(packet.target_ip, ADDR);
         assert!(packet.conflicts_with_probe(OURS, ADDR));
-        assert!(!packet.conflicts_with_use(OURS, ADDR), "a probe is answered, not fought");
+        assert!(
+            !packet.conflicts_with_use(OURS, ADDR),
+            "a probe is answered, not fought"
+        );
     }
 
     #[test]

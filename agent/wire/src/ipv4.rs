@@ -22,7 +22,10 @@ pub struct Datagram<'a> {
 /// The Internet checksum's sum, not yet folded.
 fn sum(bytes: &[u8]) -> u32 {
     let (pairs, rest) = bytes.as_chunks::<2>();
-    let whole: u32 = pairs.iter().map(|p| u32::from(u16::from_be_bytes(*p))).sum();
+    let whole: u32 = pairs
+        .iter()
+        .map(|p| u32::from(u16::from_be_bytes(*p)))
+        .sum();
     whole + rest.first().map_or(0, |b| u32::from(*b) << 8)
 }
 
@@ -35,12 +38,20 @@ fn fold(mut sum: u32) -> u16 {
 }
 
 fn udp_checksum(source: Ipv4Addr, destination: Ipv4Addr, datagram: &[u8]) -> u16 {
-    fold(sum(&source.octets()) + sum(&destination.octets()) + u32::from(PROTO_UDP) + datagram.len() as u32 + sum(datagram))
+    fold(
+        sum(&source.octets())
+            + sum(&destination.octets())
+            + u32::from(PROTO_UDP)
+            + datagram.len() as u32
+            + sum(datagram),
+    )
 }
 
 /// Wraps `payload`. Payloads are DHCP messages, far below 64 KiB; a longer one is cut.
 pub fn udp_packet(source: SocketAddrV4, destination: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
-    let payload = &payload[..payload.len().min(usize::from(u16::MAX) - IP_HEADER - UDP_HEADER)];
+    let payload = &payload[..payload
+        .len()
+        .min(usize::from(u16::MAX) - IP_HEADER - UDP_HEADER)];
     let udp_len = (UDP_HEADER + payload.len()) as u16;
     let mut packet = vec![0; IP_HEADER];
     packet[0] = 0x45;
@@ -114,7 +125,11 @@ mod tests {
         assert_eq!(parse_udp(&packet, false), None);
         assert_eq!(parse_udp(&packet, true).unwrap().payload, b"ode");
         packet[16] ^= 1;
-        assert_eq!(parse_udp(&packet, true), None, "the IP header is always checked");
+        assert_eq!(
+            parse_udp(&packet, true),
+            None,
+            "the IP header is always checked"
+        );
     }
 
     #[test]

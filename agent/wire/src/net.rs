@@ -108,7 +108,9 @@ impl Ipv4Net {
 
     /// The netmask as bits.
     pub fn mask_bits(&self) -> u32 {
-        u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0)
+        u32::MAX
+            .checked_shl(32 - u32::from(self.prefix))
+            .unwrap_or(0)
     }
 
     /// The lowest address of the range.
@@ -197,7 +199,13 @@ mod tests {
     fn mac_text_round_trips_and_rejects_near_misses() {
         let mac: Mac = "52:54:00:ab:Cd:ef".parse().unwrap();
         assert_eq!(mac.to_string(), "52:54:00:ab:cd:ef");
-        for bad in ["", "52:54:00:ab:cd", "52:54:00:ab:cd:ef:00", "5:54:00:ab:cd:ef", "+2:54:00:ab:cd:ef"] {
+        for bad in [
+            "",
+            "52:54:00:ab:cd",
+            "52:54:00:ab:cd:ef:00",
+            "5:54:00:ab:cd:ef",
+            "+2:54:00:ab:cd:ef",
+        ] {
             assert!(bad.parse::<Mac>().is_err(), "{bad}");
         }
     }
@@ -226,7 +234,12 @@ mod tests {
     #[test]
     fn mask_with_a_hole_is_refused() {
         let at = Ipv4Addr::new(10, 0, 0, 1);
-        assert_eq!(Ipv4Net::from_mask(at, Ipv4Addr::new(255, 255, 252, 0)).unwrap().prefix(), 22);
+        assert_eq!(
+            Ipv4Net::from_mask(at, Ipv4Addr::new(255, 255, 252, 0))
+                .unwrap()
+                .prefix(),
+            22
+        );
         assert_eq!(Ipv4Net::from_mask(at, Ipv4Addr::new(255, 0, 255, 0)), None);
     }
 }

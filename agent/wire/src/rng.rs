@@ -43,7 +43,11 @@ mod tests {
         let mut rng = Rng::new(7);
         let base = Duration::from_secs(8);
         let drawn: Vec<_> = (0..100).map(|_| rng.jitter(base)).collect();
-        assert!(drawn.iter().all(|d| (Duration::from_secs(6)..=Duration::from_secs(10)).contains(d)));
+        assert!(
+            drawn
+                .iter()
+                .all(|d| (Duration::from_secs(6)..=Duration::from_secs(10)).contains(d))
+        );
         assert!(drawn.iter().any(|d| *d < base) && drawn.iter().any(|d| *d > base));
     }
 }

@@ -31,11 +31,21 @@ impl Kernel {
     }
 
     /// Makes the pod's link, addresses and routes.
-    pub fn connect(&mut self, allocation: &Allocation, netns: &str, network: &PodNetwork) -> Result<()> {
+    pub fn connect(
+        &mut self,
+        allocation: &Allocation,
+        netns: &str,
+        network: &PodNetwork,
+    ) -> Result<()> {
         let namespace = open_netns(Path::new(netns))?;
         let ifname = &allocation.attachment.ifname;
-        self.node
-            .apply(&link::create(&allocation.veth, ifname, allocation.address, namespace.as_raw_fd(), network.mtu))?;
+        self.node.apply(&link::create(
+            &allocation.veth,
+            ifname,
+            allocation.address,
+            namespace.as_raw_fd(),
+            network.mtu,
+        ))?;
         let mut pod = Rtnetlink::open_in(namespace.as_fd())?;
         let (lo, inside) = (index(&mut pod, "lo")?, index(&mut pod, ifname)?);
         for request in link::pod_side(lo, inside, allocation.address) {
@@ -45,7 +55,11 @@ impl Kernel {
         self.node.apply(&Request::set_link_up(outside, true))?;
         // The default route of the pod's side needs both ends up, so it comes again after ours is.
         pod.apply(&Request::replace_route(&link::default_route(inside)))?;
-        self.set_host_route(&link::host_route(outside, allocation.address, network.node_address))?;
+        self.set_host_route(&link::host_route(
+            outside,
+            allocation.address,
+            network.node_address,
+        ))?;
         if allocation.ports.iter().any(|p| p.reached_from_loopback()) {
             allow_loopback(&allocation.veth)?;
         }
@@ -56,7 +70,10 @@ impl Kernel {
     fn set_host_route(&mut self, route: &Route) -> Result<()> {
         match self.node.apply(&Request::replace_route(route)) {
             Err(error) if error.errno() == Some(EINVAL) && route.source.is_some() => {
-                self.node.apply(&Request::replace_route(&Route { source: None, ..*route }))
+                self.node.apply(&Request::replace_route(&Route {
+                    source: None,
+                    ..*route
+                }))
             }
             other => other,
         }
@@ -88,13 +105,24 @@ impl Kernel {
     }
 
     /// `Some` says what differs from what ADD made.
-    pub fn verify(&mut self, allocation: &Allocation, netns: &str, all: &[Allocation]) -> Result<Option<String>> {
+    pub fn verify(
+        &mut self,
+        allocation: &Allocation,
+        netns: &str,
+        all: &[Allocation],
+    ) -> Result<Option<String>> {
         let Some(outside) = self.node.link(&allocation.veth)? else {
             return Ok(Some(format!("link {} is gone", allocation.veth)));
         };
         let host = Ipv4Net::host(allocation.address);
-        if !self.node.routes()?.iter().any(|r| r.destination == host && r.target == link::host_route(outside.index, allocation.address, None).target) {
-            return Ok(Some(format!("the node has no route to {host} on {}", allocation.veth)));
+        if !self.node.routes()?.iter().any(|r| {
+            r.destination == host
+                && r.target == link::host_route(outside.index, allocation.address, None).target
+        }) {
+            return Ok(Some(format!(
+                "the node has no route to {host} on {}",
+                allocation.veth
+            )));
         }
         let namespace = open_netns(Path::new(netns))?;
         let mut pod = Rtnetlink::open_in(namespace.as_fd())?;
@@ -102,21 +130,35 @@ impl Kernel {
         let Some(inside) = pod.link(ifname)? else {
             return Ok(Some(format!("link {ifname} is gone from the pod")));
         };
-        if !pod.addresses()?.iter().any(|a| a.index == inside.index && a.net == host) {
+        if !pod
+            .addresses()?
+            .iter()
+            .any(|a| a.index == inside.index && a.net == host)
+        {
             return Ok(Some(format!("{ifname} of the pod has no address {host}")));
         }
         let default = link::default_route(inside.index);
-        if !pod.routes()?.iter().any(|r| r.destination == default.destination) {
+        if !pod
+            .routes()?
+            .iter()
+            .any(|r| r.destination == default.destination)
+        {
             return Ok(Some("the pod has no default route".to_owned()));
         }
         self.verify_host_ports(allocation, all)
     }
 
-    fn verify_host_ports(&mut self, allocation: &Allocation, all: &[Allocation]) -> Result<Option<String>> {
+    fn verify_host_ports(
+        &mut self,
+        allocation: &Allocation,
+        all: &[Allocation],
+    ) -> Result<Option<String>> {
         let (Some(desired), false) = (hostports::table(all), allocation.ports.is_empty()) else {
             return Ok(None);
         };
-        let applied = Netfilter::open().and_then(|mut n| n.table(Family::Ip, hostports::TABLE)).map_err(nft)?;
+        let applied = Netfilter::open()
+            .and_then(|mut n| n.table(Family::Ip, hostports::TABLE))
+            .map_err(nft)?;
         let complete = diff(applied.as_ref(), &desired).is_empty();
         Ok((!complete).then(|| "the host ports are not in place".to_owned()))
     }
@@ -133,8 +175,13 @@ fn apply_unordered(pod: &mut Rtnetlink, request: &Request) -> Result<()> {
 
 fn index(handle: &mut Rtnetlink, name: &str) -> Result<u32> {
     let link = handle.link(name)?;
-    link.map(|l| l.index)
-        .ok_or_else(|| Error::new("find link", name, std::io::Error::from(std::io::ErrorKind::NotFound)))
+    link.map(|l| l.index).ok_or_else(|| {
+        Error::new(
+            "find link",
+            name,
+            std::io::Error::from(std::io::ErrorKind::NotFound),
+        )
+    })
 }
 
 /// Lets replies to 127.0.0.0/8 come back through the veth; `hostports` drops everything else that claims such an address.
@@ -145,7 +192,12 @@ fn allow_loopback(veth: &str) -> Result<()> {
 
 /// UDP has no handshake: a flow that began before the port changed hands would go on to the old place for as long as it is used.
 fn forget_flows(netfilter: &mut Netfilter, changed: &Allocation) {
-    let ports: Vec<u16> = changed.ports.iter().filter(|p| p.protocol == Protocol::Udp).map(|p| p.port).collect();
+    let ports: Vec<u16> = changed
+        .ports
+        .iter()
+        .filter(|p| p.protocol == Protocol::Udp)
+        .map(|p| p.port)
+        .collect();
     if ports.is_empty() {
         return;
     }
@@ -153,7 +205,9 @@ fn forget_flows(netfilter: &mut Netfilter, changed: &Allocation) {
         flow.original.protocol == Protocol::Udp.number()
             && (flow.reply.source == changed.address || ports.contains(&flow.original.dport))
     };
-    let flows = netfilter.flows(Family::Ip).map(|flows| flows.into_iter().filter(stale).collect::<Vec<_>>());
+    let flows = netfilter
+        .flows(Family::Ip)
+        .map(|flows| flows.into_iter().filter(stale).collect::<Vec<_>>());
     if let Err(error) = flows.and_then(|flows| netfilter.delete_flows(&flows)) {
         // The pod works; only clients that talked to the port before may have to wait until their old flow times out.
         eprintln!("kedge: forget UDP flows of {}: {error}", changed.address);

@@ -33,21 +33,36 @@ impl Store {
 
     /// The address given last.
     pub fn last(&self) -> Option<Ipv4Addr> {
-        std::fs::read_to_string(self.dir.join(LAST)).ok()?.trim().parse().ok()
+        std::fs::read_to_string(self.dir.join(LAST))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
     }
 
     /// Stores an allocation and remembers its address as the last one.
     pub fn write(&self, allocation: &Allocation) -> Result<()> {
-        let text = serde_json::to_string(allocation).map_err(|e| Error::new("encode", allocation.address.to_string(), e))?;
-        fs::write_atomic(self.dir.join(allocation.address.to_string()), text.as_bytes(), 0o600)?;
-        fs::write_atomic(self.dir.join(LAST), allocation.address.to_string().as_bytes(), 0o600)
+        let text = serde_json::to_string(allocation)
+            .map_err(|e| Error::new("encode", allocation.address.to_string(), e))?;
+        fs::write_atomic(
+            self.dir.join(allocation.address.to_string()),
+            text.as_bytes(),
+            0o600,
+        )?;
+        fs::write_atomic(
+            self.dir.join(LAST),
+            allocation.address.to_string().as_bytes(),
+            0o600,
+        )
     }
 
     /// Gives an address back.
     pub fn remove(&self, address: Ipv4Addr) -> Result<()> {
         let path = self.dir.join(address.to_string());
         match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::new("remove", path.display().to_string(), e)),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::new("remove", path.display().to_string(), e))
+            }
             _ => Ok(()),
         }
     }
@@ -64,10 +79,15 @@ pub fn read_allocations(dir: &Path) -> Result<Vec<Allocation>> {
     for entry in entries {
         let path = entry.map_err(|e| failed(dir, e))?.path();
         // Other names are the lock, the last address, and halves of files being written.
-        let is_address = path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.parse::<Ipv4Addr>().is_ok());
+        let is_address = path
+            .file_name()
+            .and_then(|n| n.to_str())
+            .is_some_and(|n| n.parse::<Ipv4Addr>().is_ok());
         if is_address {
             let text = std::fs::read_to_string(&path).map_err(|e| failed(&path, e))?;
-            found.push(serde_json::from_str::<Allocation>(&text).map_err(|e| failed(&path, e.into()))?);
+            found.push(
+                serde_json::from_str::<Allocation>(&text).map_err(|e| failed(&path, e.into()))?,
+            );
         }
     }
     found.sort_by_key(|a| a.address);

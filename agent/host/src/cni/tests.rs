@@ -46,7 +46,14 @@ fn node(range: &str) -> Node {
     }
     let index = handle.link("eth0").unwrap().unwrap().index;
     let net = Ipv4Net::new(NODE, 24).unwrap();
-    handle.apply(&Request::set_address(&Address { index, net, valid: None, protocol: None })).unwrap();
+    handle
+        .apply(&Request::set_address(&Address {
+            index,
+            net,
+            valid: None,
+            protocol: None,
+        }))
+        .unwrap();
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
     Node { _dir: dir, paths }
 }
@@ -68,11 +75,22 @@ impl Node {
         let vars = [
             ("CNI_COMMAND", command.to_owned()),
             ("CNI_CONTAINERID", pod.id.clone()),
-            ("CNI_NETNS", format!("/proc/self/fd/{}", pod.netns.as_raw_fd())),
+            (
+                "CNI_NETNS",
+                format!("/proc/self/fd/{}", pod.netns.as_raw_fd()),
+            ),
             ("CNI_IFNAME", "eth0".to_owned()),
         ];
         let stdin = format!(r#"{{"cniVersion":"1.1.0","name":"kedge","type":"kedge"{extra}}}"#);
-        run(|name| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| v.clone()), &stdin, &self.paths)
+        run(
+            |name| {
+                vars.iter()
+                    .find(|(n, _)| *n == name)
+                    .map(|(_, v)| v.clone())
+            },
+            &stdin,
+            &self.paths,
+        )
     }
 
     fn add(&self, pod: &Pod, extra: &str) -> Ipv4Addr {
@@ -119,7 +137,8 @@ fn hello(to: impl Into<SocketAddr>) -> std::io::Result<String> {
     Ok(text)
 }
 
-const PORTS: &str = r#","runtimeConfig":{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]}"#;
+const PORTS: &str =
+    r#","runtimeConfig":{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]}"#;
 
 #[test]
 fn pods_reach_each_other_the_node_and_themselves() {
@@ -127,7 +146,10 @@ fn pods_reach_each_other_the_node_and_themselves() {
         let node = node("10.244.1.0/24");
         let (a, b) = (pod("a"), pod("b"));
         let (at_a, at_b) = (node.add(&a, ""), node.add(&b, ""));
-        assert_eq!((at_a.to_string(), at_b.to_string()), ("10.244.1.1".into(), "10.244.1.2".into()));
+        assert_eq!(
+            (at_a.to_string(), at_b.to_string()),
+            ("10.244.1.1".into(), "10.244.1.2".into())
+        );
         // Node to pod, from the node's address.
         let server = a.serve(80);
         assert_eq!(hello((at_a, 80)).unwrap(), "hello");
@@ -138,14 +160,24 @@ fn pods_reach_each_other_the_node_and_themselves() {
         assert_eq!(server.join().unwrap().ip(), at_b);
         // Pod to node, over UDP.
         let socket = UdpSocket::bind((NODE, 0)).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(3)))
+            .unwrap();
         let to = socket.local_addr().unwrap();
-        a.inside(move || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap().send_to(b"x", to).unwrap());
+        a.inside(move || {
+            UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+                .unwrap()
+                .send_to(b"x", to)
+                .unwrap()
+        });
         let (_, from) = socket.recv_from(&mut [0; 4]).unwrap();
         assert_eq!(from.ip(), at_a);
         // Inside one pod over loopback.
         let server = a.serve(81);
-        assert_eq!(a.inside(|| hello((Ipv4Addr::LOCALHOST, 81))).unwrap(), "hello");
+        assert_eq!(
+            a.inside(|| hello((Ipv4Addr::LOCALHOST, 81))).unwrap(),
+            "hello"
+        );
         server.join().unwrap();
         assert_eq!(node.call("CHECK", &a, "").exit_code, 0);
     });
@@ -159,9 +191,19 @@ fn deletion_can_be_repeated_and_gives_the_address_back() {
         node.add(&a, "");
         node.add(&b, "");
         let full = node.call("ADD", &pod("c"), "");
-        assert!(full.stdout.contains("all of 10.244.1.0/30 are in use"), "{}", full.stdout);
+        assert!(
+            full.stdout.contains("all of 10.244.1.0/30 are in use"),
+            "{}",
+            full.stdout
+        );
         for _ in 0..2 {
-            assert_eq!(node.call("DEL", &a, ""), Outcome { stdout: String::new(), exit_code: 0 });
+            assert_eq!(
+                node.call("DEL", &a, ""),
+                Outcome {
+                    stdout: String::new(),
+                    exit_code: 0
+                }
+            );
         }
         assert_eq!(node.addresses(), ["10.244.1.2"]);
         assert_eq!(node.call("CHECK", &a, "").exit_code, 1);
@@ -175,7 +217,10 @@ fn deletion_works_when_the_namespace_is_gone() {
         let node = node("10.244.1.0/24");
         let a = pod("a");
         node.add(&a, "");
-        let gone = Pod { id: "a".into(), netns: std::fs::File::open("/dev/null").unwrap().into() };
+        let gone = Pod {
+            id: "a".into(),
+            netns: std::fs::File::open("/dev/null").unwrap().into(),
+        };
         drop(a);
         assert_eq!(node.call("DEL", &gone, "").exit_code, 0);
         assert!(node.addresses().is_empty());
@@ -186,12 +231,18 @@ fn deletion_works_when_the_namespace_is_gone() {
 fn a_pod_that_cannot_be_connected_leaves_nothing() {
     in_fresh_netns(|| {
         let node = node("10.244.1.0/24");
-        let bad = Pod { id: "a".into(), netns: std::fs::File::open("/dev/null").unwrap().into() };
+        let bad = Pod {
+            id: "a".into(),
+            netns: std::fs::File::open("/dev/null").unwrap().into(),
+        };
         let outcome = node.call("ADD", &bad, PORTS);
         assert_eq!(outcome.exit_code, 1);
         assert!(node.addresses().is_empty());
         let links = Rtnetlink::open().unwrap().links().unwrap();
-        assert!(links.iter().all(|l| !l.name.starts_with(link::VETH_PREFIX)), "{links:?}");
+        assert!(
+            links.iter().all(|l| !l.name.starts_with(link::VETH_PREFIX)),
+            "{links:?}"
+        );
     });
 }
 
@@ -201,7 +252,10 @@ fn an_interrupted_call_is_cleared_by_the_next() {
         let node = node("10.244.1.0/24");
         let a = pod("a");
         node.add(&a, "");
-        let again = Pod { id: "a".into(), ..pod("x") };
+        let again = Pod {
+            id: "a".into(),
+            ..pod("x")
+        };
         assert_eq!(node.add(&again, "").to_string(), "10.244.1.2");
         assert_eq!(node.addresses(), ["10.244.1.2"]);
     });
@@ -214,7 +268,11 @@ fn collection_removes_what_the_runtime_does_not_know() {
         let (a, b) = (pod("a"), pod("b"));
         node.add(&a, "");
         node.add(&b, PORTS);
-        assert_eq!(node.call("GC", &a, "").exit_code, 1, "without a list nothing is deleted");
+        assert_eq!(
+            node.call("GC", &a, "").exit_code,
+            1,
+            "without a list nothing is deleted"
+        );
         let valid = r#","cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}]"#;
         assert_eq!(node.call("GC", &a, valid).exit_code, 0);
         assert_eq!(node.addresses(), ["10.244.1.1"]);
@@ -246,7 +304,13 @@ fn host_ports_lead_to_the_pod_from_everywhere() {
         assert_ne!(server.join().unwrap().ip(), at_a);
         // The other pod may not take it; after deletion it may.
         let taken = node.call("ADD", &pod("c"), PORTS);
-        assert!(taken.stdout.contains("host port TCP 8080 is already used by container a"), "{}", taken.stdout);
+        assert!(
+            taken
+                .stdout
+                .contains("host port TCP 8080 is already used by container a"),
+            "{}",
+            taken.stdout
+        );
         assert_eq!(node.call("CHECK", &a, PORTS).exit_code, 0);
         assert_eq!(node.call("DEL", &a, "").exit_code, 0);
         assert!(hello((NODE, 8080)).is_err());
@@ -258,7 +322,11 @@ fn host_ports_lead_to_the_pod_from_everywhere() {
 fn one_port_on_two_addresses_leads_to_two_pods() {
     in_fresh_netns(|| {
         let node = node("10.244.1.0/24");
-        let ports = |ip: &str| format!(r#","runtimeConfig":{{"portMappings":[{{"hostPort":54321,"containerPort":80,"protocol":"tcp","hostIP":"{ip}"}}]}}"#);
+        let ports = |ip: &str| {
+            format!(
+                r#","runtimeConfig":{{"portMappings":[{{"hostPort":54321,"containerPort":80,"protocol":"tcp","hostIP":"{ip}"}}]}}"#
+            )
+        };
         let (a, b) = (pod("a"), pod("b"));
         node.add(&a, &ports("127.0.0.1"));
         node.add(&b, &ports("192.168.50.11"));
@@ -278,13 +346,20 @@ fn the_nodes_loopback_services_stay_out_of_a_pods_reach() {
         node.add(&a, PORTS);
         // With route_localnet set on its veth, a pod with raw sockets could send to 127.0.0.1 of the node: route it there.
         let secret = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        secret.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        secret
+            .set_read_timeout(Some(Duration::from_millis(300)))
+            .unwrap();
         let to = secret.local_addr().unwrap();
         a.inside(move || {
             let mut handle = Rtnetlink::open().unwrap();
-            let (lo, eth0) = (handle.link("lo").unwrap().unwrap().index, handle.link("eth0").unwrap().unwrap().index);
+            let (lo, eth0) = (
+                handle.link("lo").unwrap().unwrap().index,
+                handle.link("eth0").unwrap().unwrap().index,
+            );
             let loopback = "127.0.0.1/8".parse().unwrap();
-            handle.apply(&Request::delete_address(lo, loopback)).unwrap();
+            handle
+                .apply(&Request::delete_address(lo, loopback))
+                .unwrap();
             std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1").unwrap();
             handle
                 .apply(&Request::replace_route(&kedge_wire::rtnl::Route {
@@ -292,10 +367,18 @@ fn the_nodes_loopback_services_stay_out_of_a_pods_reach() {
                     ..link::default_route(eth0)
                 }))
                 .unwrap();
-            let source = Rtnetlink::open().unwrap().addresses().unwrap()[0].net.addr();
-            UdpSocket::bind((source, 0)).unwrap().send_to(b"x", to).unwrap();
+            let source = Rtnetlink::open().unwrap().addresses().unwrap()[0]
+                .net
+                .addr();
+            UdpSocket::bind((source, 0))
+                .unwrap()
+                .send_to(b"x", to)
+                .unwrap();
         });
-        assert!(secret.recv_from(&mut [0; 4]).is_err(), "the packet reached the node's loopback");
+        assert!(
+            secret.recv_from(&mut [0; 4]).is_err(),
+            "the packet reached the node's loopback"
+        );
     });
 }
 
@@ -308,9 +391,17 @@ fn status_says_whether_pods_can_start() {
     };
     let status = || {
         let var = |name: &str| (name == "CNI_COMMAND").then(|| "STATUS".to_owned());
-        run(var, r#"{"cniVersion":"1.1.0","name":"kedge","type":"kedge"}"#, &paths)
+        run(
+            var,
+            r#"{"cniVersion":"1.1.0","name":"kedge","type":"kedge"}"#,
+            &paths,
+        )
     };
-    assert!(status().stdout.contains(r#""code":50"#), "{}", status().stdout);
+    assert!(
+        status().stdout.contains(r#""code":50"#),
+        "{}",
+        status().stdout
+    );
     std::fs::write(&paths.podnet, r#"{"podRanges":["10.244.1.0/24"]}"#).unwrap();
     assert_eq!(status().exit_code, 0);
 }

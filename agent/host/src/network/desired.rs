@@ -83,7 +83,10 @@ fn add_addresses(desired: &mut Desired, link: &LinkFacts, now: Duration) {
 fn nets(link: &LinkFacts, now: Duration) -> Vec<(Ipv4Net, Option<u32>)> {
     let mut nets: Vec<_> = link.state.held.iter().map(|net| (*net, None)).collect();
     if let Some(lease) = &link.state.lease {
-        let valid = lease.remaining(now).filter(|_| link.carrier).map(|s| s.max(MIN_LIFETIME));
+        let valid = lease
+            .remaining(now)
+            .filter(|_| link.carrier)
+            .map(|s| s.max(MIN_LIFETIME));
         nets.push((lease.address, valid));
     }
     nets
@@ -97,7 +100,9 @@ fn add_routes(desired: &mut Desired, link: &LinkFacts) {
     }
     for (way, source) in ways(link) {
         let target = if way.via.is_unspecified() {
-            Target::Link { index: link.config.index }
+            Target::Link {
+                index: link.config.index,
+            }
         } else {
             Target::Gateway {
                 index: Some(link.config.index),
@@ -117,7 +122,11 @@ fn add_routes(desired: &mut Desired, link: &LinkFacts) {
 }
 
 fn own_nets(link: &LinkFacts) -> impl Iterator<Item = Ipv4Net> {
-    link.state.held.iter().copied().chain(link.state.lease.iter().map(|l| l.address))
+    link.state
+        .held
+        .iter()
+        .copied()
+        .chain(link.state.lease.iter().map(|l| l.address))
 }
 
 /// Routes with the address they go out from. A static gateway wins over DHCP's default route.
@@ -129,21 +138,35 @@ fn ways(link: &LinkFacts) -> Vec<(StaticRoute, Ipv4Addr)> {
     }
     if let Some(lease) = &link.state.lease {
         let known: Vec<Ipv4Net> = ways.iter().map(|(w, _)| w.destination).collect();
-        let of_lease = lease.routes.iter().filter(|r| !known.contains(&r.destination));
+        let of_lease = lease
+            .routes
+            .iter()
+            .filter(|r| !known.contains(&r.destination));
         ways.extend(of_lease.map(|r| (*r, lease.address.addr())));
     }
     ways
 }
 
 fn add_lease(desired: &mut Desired, link: &LinkFacts) {
-    let Some(lease) = &link.state.lease else { return };
+    let Some(lease) = &link.state.lease else {
+        return;
+    };
     if !lease.ignored.is_empty() {
-        desired.faults.push(format!("DHCP server {} on {} sent options {:?} that cannot be understood; the rest is used", lease.server, link.config.name, lease.ignored));
+        desired.faults.push(format!(
+            "DHCP server {} on {} sent options {:?} that cannot be understood; the rest is used",
+            lease.server, link.config.name, lease.ignored
+        ));
     }
-    let mtu = lease.mtu.map(u32::from).filter(|mtu| link.config.mtu.is_none() && *mtu != link.mtu);
+    let mtu = lease
+        .mtu
+        .map(u32::from)
+        .filter(|mtu| link.config.mtu.is_none() && *mtu != link.mtu);
     desired.mtus.extend(mtu.map(|mtu| (link.config.index, mtu)));
     let network = &mut desired.network;
-    extend_new(&mut network.nameservers, lease.nameservers.iter().map(|a| IpAddr::V4(*a)));
+    extend_new(
+        &mut network.nameservers,
+        lease.nameservers.iter().map(|a| IpAddr::V4(*a)),
+    );
     extend_new(&mut network.search, lease.search.iter().cloned());
     extend_new(&mut network.ntp_servers, lease.ntp.iter().copied());
     network.hostname = network.hostname.take().or_else(|| lease.hostname.clone());
@@ -169,7 +192,11 @@ fn primary(links: &[LinkFacts]) -> Option<Primary> {
         interface: link.config.name.clone(),
         index: link.config.index,
         mac: link.config.mac,
-        mtu: link.config.mtu.or_else(|| link.state.lease.as_ref()?.mtu.map(u32::from)).unwrap_or(link.mtu),
+        mtu: link
+            .config
+            .mtu
+            .or_else(|| link.state.lease.as_ref()?.mtu.map(u32::from))
+            .unwrap_or(link.mtu),
         gateway,
     })
 }
@@ -237,14 +264,28 @@ mod tests {
     }
 
     fn words(desired: &Desired) -> String {
-        let mut text: Vec<String> = desired.addresses.iter().map(|a| format!("{} on {} for {:?}", a.net, a.index, a.valid)).collect();
+        let mut text: Vec<String> = desired
+            .addresses
+            .iter()
+            .map(|a| format!("{} on {} for {:?}", a.net, a.index, a.valid))
+            .collect();
         text.extend(desired.routes.iter().map(ToString::to_string));
-        text.extend(desired.network.primary.iter().map(|p| format!("primary {} on {}", p.address, p.interface)));
+        text.extend(
+            desired
+                .network
+                .primary
+                .iter()
+                .map(|p| format!("primary {} on {}", p.address, p.interface)),
+        );
         text.join("\n")
     }
 
     fn at(links: &[LinkFacts], seconds: u64) -> Desired {
-        desired(&config::Network::default(), links, Duration::from_secs(seconds))
+        desired(
+            &config::Network::default(),
+            links,
+            Duration::from_secs(seconds),
+        )
     }
 
     #[test]
@@ -255,7 +296,13 @@ mod tests {
             0.0.0.0/0 via 192.168.50.1 dev 2 src 192.168.50.11 metric 100
             primary 192.168.50.11 on eth0"#]]
         .assert_eq(&words(&found));
-        assert_eq!((found.network.hostname.as_deref(), found.network.search.as_slice()), (Some("from-dhcp"), &["lan".to_owned()][..]));
+        assert_eq!(
+            (
+                found.network.hostname.as_deref(),
+                found.network.search.as_slice()
+            ),
+            (Some("from-dhcp"), &["lan".to_owned()][..])
+        );
     }
 
     #[test]
@@ -294,7 +341,11 @@ mod tests {
     #[test]
     fn a_router_outside_the_subnet_is_onlink() {
         let found = at(&[leased(0, "203.0.113.7/32", "203.0.113.1")], 0);
-        assert!(words(&found).contains("via 203.0.113.1 dev 2 onlink"), "{}", words(&found));
+        assert!(
+            words(&found).contains("via 203.0.113.1 dev 2 onlink"),
+            "{}",
+            words(&found)
+        );
     }
 
     #[test]

@@ -73,7 +73,14 @@ pub struct LinkTask {
 
 impl LinkTask {
     /// `installed` are the link's addresses now; those of the config and of a remembered, valid lease are adopted without a gap.
-    pub fn new(config: LinkConfig, hostname: Option<String>, remembered: PathBuf, installed: &[Ipv4Net], probe: Timing, wake: Arc<Notify>) -> Self {
+    pub fn new(
+        config: LinkConfig,
+        hostname: Option<String>,
+        remembered: PathBuf,
+        installed: &[Ipv4Net],
+        probe: Timing,
+        wake: Arc<Notify>,
+    ) -> Self {
         let now = time::now().mono;
         let client = config.dhcp.then(|| {
             let settings = Settings {
@@ -87,7 +94,12 @@ impl LinkTask {
         let claims = config
             .addresses
             .iter()
-            .map(|net| (*net, Claim::new(config.mac, net.addr(), installed.contains(net), probe)))
+            .map(|net| {
+                (
+                    *net,
+                    Claim::new(config.mac, net.addr(), installed.contains(net), probe),
+                )
+            })
             .collect();
         let mut task = Self {
             config,
@@ -136,12 +148,16 @@ impl LinkTask {
 
     fn poll_at(&self) -> Option<Duration> {
         let client = self.client.as_ref();
-        let silence = client.and_then(Client::unanswered_since).map(|since| since + SILENCE);
+        let silence = client
+            .and_then(Client::unanswered_since)
+            .map(|since| since + SILENCE);
         // Once it is said, it needs no timer any more.
         let silence = silence.filter(|at| *at > time::now().mono);
         let claims = self.claims.iter().filter_map(|(_, c)| c.poll_at()).min();
         let reopen = self.broken.as_ref().map(|(_, at)| *at);
-        [client.and_then(Client::poll_at), claims, reopen, silence].into_iter().fold(None, earliest)
+        [client.and_then(Client::poll_at), claims, reopen, silence]
+            .into_iter()
+            .fold(None, earliest)
     }
 
     fn set_carrier(&mut self, up: bool) {
@@ -165,7 +181,11 @@ impl LinkTask {
 
     fn poll(&mut self) {
         let now = time::now().mono;
-        let mut effects = self.client.as_mut().map(|c| c.poll(now)).unwrap_or_default();
+        let mut effects = self
+            .client
+            .as_mut()
+            .map(|c| c.poll(now))
+            .unwrap_or_default();
         for (_, claim) in &mut self.claims {
             effects.extend(claim.poll(now).into_iter().map(Effect::Arp));
         }
@@ -173,9 +193,12 @@ impl LinkTask {
     }
 
     fn read_dhcp(&mut self) {
-        let Some(socket) = self.dhcp.take() else { return };
+        let Some(socket) = self.dhcp.take() else {
+            return;
+        };
         while let Ok(received) = socket.get_ref().receive() {
-            let payload = ipv4::parse_udp(&received.payload, received.checksum_pending).map(|d| d.payload);
+            let payload =
+                ipv4::parse_udp(&received.payload, received.checksum_pending).map(|d| d.payload);
             if let (Some(payload), Some(client)) = (payload, &mut self.client) {
                 let effects = client.receive(time::now().mono, payload);
                 self.carry_out_with(effects, Some(&socket));
@@ -192,7 +215,11 @@ impl LinkTask {
         }
         let now = time::now().mono;
         for packet in packets {
-            let mut effects = self.client.as_mut().map(|c| c.hear_arp(now, &packet)).unwrap_or_default();
+            let mut effects = self
+                .client
+                .as_mut()
+                .map(|c| c.hear_arp(now, &packet))
+                .unwrap_or_default();
             for (_, claim) in &mut self.claims {
                 effects.extend(claim.hear(now, &packet).into_iter().map(Effect::Arp));
             }
@@ -277,7 +304,12 @@ impl LinkTask {
     /// Addresses whose ARP traffic matters.
     fn listened(&self) -> Vec<Ipv4Addr> {
         let leased = self.client.as_ref().into_iter().flat_map(Client::watched);
-        let mut all: Vec<_> = self.claims.iter().map(|(net, _)| net.addr()).chain(leased).collect();
+        let mut all: Vec<_> = self
+            .claims
+            .iter()
+            .map(|(net, _)| net.addr())
+            .chain(leased)
+            .collect();
         all.sort_unstable();
         all.dedup();
         all
@@ -294,7 +326,10 @@ impl LinkTask {
     }
 
     fn try_open(&mut self) -> kedge_sys::Result<()> {
-        let poll = |socket: PacketSocket| crate::poll::pollable(socket).map_err(|e| kedge_sys::Error::new("poll", "packet socket", e));
+        let poll = |socket: PacketSocket| {
+            crate::poll::pollable(socket)
+                .map_err(|e| kedge_sys::Error::new("poll", "packet socket", e))
+        };
         if self.dhcp.is_none() && self.client.is_some() {
             self.dhcp = Some(poll(PacketSocket::dhcp(self.config.index)?)?);
         }
@@ -313,14 +348,22 @@ impl LinkTask {
     fn faults(&self, now: Duration) -> Vec<String> {
         let name = &self.config.name;
         let mut faults = Vec::new();
-        let claims = self.claims.iter().filter_map(|(net, claim)| Some((*net, claim.rival()?)));
+        let claims = self
+            .claims
+            .iter()
+            .filter_map(|(net, claim)| Some((*net, claim.rival()?)));
         for (net, mac) in claims.chain(self.duplicate) {
             faults.push(format!("address {net} on {name} is already used by {mac}"));
         }
         if !self.carrier {
             faults.push(format!("{name} has no carrier: is its cable in?"));
         }
-        if self.client.as_ref().and_then(Client::unanswered_since).is_some_and(|since| now >= since + SILENCE) {
+        if self
+            .client
+            .as_ref()
+            .and_then(Client::unanswered_since)
+            .is_some_and(|since| now >= since + SILENCE)
+        {
             faults.push(format!("no DHCP server answers on {name}"));
         }
         faults.extend(self.broken.iter().map(|(error, _)| error.clone()));
@@ -330,7 +373,12 @@ impl LinkTask {
     fn announce(&mut self, now: Duration) {
         let state = LinkState {
             lease: self.client.as_ref().and_then(Client::lease).cloned(),
-            held: self.claims.iter().filter(|(_, c)| c.is_held()).map(|(net, _)| *net).collect(),
+            held: self
+                .claims
+                .iter()
+                .filter(|(_, c)| c.is_held())
+                .map(|(net, _)| *net)
+                .collect(),
             faults: self.faults(now),
         };
         let changed = self.publish.send_if_modified(|current| {
@@ -348,7 +396,11 @@ fn recall(path: &std::path::Path) -> Option<Lease> {
     serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
 }
 
-fn broadcast(socket: Option<&AsyncFd<PacketSocket>>, from: Ipv4Addr, message: &[u8]) -> std::io::Result<()> {
+fn broadcast(
+    socket: Option<&AsyncFd<PacketSocket>>,
+    from: Ipv4Addr,
+    message: &[u8],
+) -> std::io::Result<()> {
     let socket = socket.ok_or(std::io::ErrorKind::NotConnected)?;
     let packet = ipv4::udp_packet(
         SocketAddrV4::new(from, CLIENT_PORT),

@@ -125,7 +125,13 @@ pub enum Defended {
 
 impl Defence {
     /// Judges `packet` while `mac` uses `address`.
-    pub fn receive(&mut self, mac: Mac, address: Ipv4Addr, packet: &Packet, now: Duration) -> Defended {
+    pub fn receive(
+        &mut self,
+        mac: Mac,
+        address: Ipv4Addr,
+        packet: &Packet,
+        now: Duration,
+    ) -> Defended {
         if !packet.conflicts_with_use(mac, address) {
             return Defended::Unconcerned;
         }
@@ -195,6 +201,9 @@ mod tests {
         let ours = Defended::Announce(Packet::announcement(OURS, ADDR));
         assert_eq!(defence.receive(OURS, ADDR, &claim, ms(0)), ours);
         assert_eq!(defence.receive(OURS, ADDR, &claim, ms(10_000)), ours);
-        assert_eq!(defence.receive(OURS, ADDR, &claim, ms(19_999)), Defended::Lost(THEIRS));
+        assert_eq!(
+            defence.receive(OURS, ADDR, &claim, ms(19_999)),
+            Defended::Lost(THEIRS)
+        );
     }
 }

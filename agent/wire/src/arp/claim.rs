@@ -170,7 +170,10 @@ mod tests {
         let mut claim = claim(false);
         claim.link_up(ms(0));
         claim.hear(ms(10), &Packet::announcement(THEIRS, ADDR));
-        assert_eq!((claim.is_held(), claim.rival(), claim.poll_at()), (false, Some(THEIRS), Some(ms(10_010))));
+        assert_eq!(
+            (claim.is_held(), claim.rival(), claim.poll_at()),
+            (false, Some(THEIRS), Some(ms(10_010)))
+        );
         run(&mut claim, ms(11_000));
         assert_eq!((claim.is_held(), claim.rival()), (true, None));
     }

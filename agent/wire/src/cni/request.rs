@@ -45,7 +45,9 @@ impl Request {
             ifname: text("CNI_IFNAME"),
             conf,
         };
-        request.check().map_err(|failure| failure.in_version(&request.conf.cni_version))?;
+        request
+            .check()
+            .map_err(|failure| failure.in_version(&request.conf.cni_version))?;
         Ok(request)
     }
 
@@ -54,7 +56,11 @@ impl Request {
             return Err(Failure::new(
                 code::INCOMPATIBLE_VERSION,
                 "incompatible CNI version",
-                format!("config is version {:?}, the plugin speaks {}", self.conf.cni_version, VERSIONS.join(", ")),
+                format!(
+                    "config is version {:?}, the plugin speaks {}",
+                    self.conf.cni_version,
+                    VERSIONS.join(", ")
+                ),
             ));
         }
         if matches!(self.command, Command::Add | Command::Del | Command::Check) {
@@ -71,8 +77,17 @@ impl Request {
     fn check_container_id(&self) -> Result<(), Failure> {
         let id = self.container_id.as_bytes();
         let fine = id.first().is_some_and(u8::is_ascii_alphanumeric)
-            && id.iter().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(b));
-        if fine { Ok(()) } else { Err(environment(format!("CNI_CONTAINERID {:?} is not a container id", self.container_id))) }
+            && id
+                .iter()
+                .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(b));
+        if fine {
+            Ok(())
+        } else {
+            Err(environment(format!(
+                "CNI_CONTAINERID {:?} is not a container id",
+                self.container_id
+            )))
+        }
     }
 
     fn check_ifname(&self) -> Result<(), Failure> {
@@ -83,7 +98,13 @@ impl Request {
             || name == ".."
             || name.contains(['/', ':'])
             || name.chars().any(|c| c.is_whitespace() || c.is_control());
-        if bad { Err(environment(format!("CNI_IFNAME {name:?} is not an interface name"))) } else { Ok(()) }
+        if bad {
+            Err(environment(format!(
+                "CNI_IFNAME {name:?} is not an interface name"
+            )))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -95,7 +116,11 @@ fn command(text: &str) -> Result<Command, Failure> {
         "GC" => Command::Gc,
         "STATUS" => Command::Status,
         "VERSION" => Command::Version,
-        other => return Err(environment(format!("CNI_COMMAND {other:?} is not ADD, DEL, CHECK, GC, STATUS or VERSION"))),
+        other => {
+            return Err(environment(format!(
+                "CNI_COMMAND {other:?} is not ADD, DEL, CHECK, GC, STATUS or VERSION"
+            )));
+        }
     })
 }
 
@@ -104,7 +129,8 @@ fn conf(stdin: &str) -> Result<NetConf, Failure> {
         // VERSION may come without a document; the others fail on the empty version.
         return Ok(NetConf::default());
     }
-    serde_json::from_str(stdin).map_err(|e| Failure::new(code::DECODE, "cannot read the network configuration", e))
+    serde_json::from_str(stdin)
+        .map_err(|e| Failure::new(code::DECODE, "cannot read the network configuration", e))
 }
 
 fn environment(details: impl ToString) -> Failure {
@@ -118,10 +144,22 @@ mod tests {
     use proptest::prelude::*;
 
     fn read(vars: &[(&str, &str)], stdin: &str) -> Result<Request, Failure> {
-        Request::read(|name| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()), stdin)
+        Request::read(
+            |name| {
+                vars.iter()
+                    .find(|(n, _)| *n == name)
+                    .map(|(_, v)| (*v).to_owned())
+            },
+            stdin,
+        )
     }
 
-    const ADD: [(&str, &str); 4] = [("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "a1"), ("CNI_NETNS", "/run/ns"), ("CNI_IFNAME", "eth0")];
+    const ADD: [(&str, &str); 4] = [
+        ("CNI_COMMAND", "ADD"),
+        ("CNI_CONTAINERID", "a1"),
+        ("CNI_NETNS", "/run/ns"),
+        ("CNI_IFNAME", "eth0"),
+    ];
 
     /// As containerd 2 sends it for a pod with two host ports.
     const STDIN: &str = r#"{"cniVersion":"1.1.0","name":"kedge","type":"kedge","capabilities":{"portMappings":true},
@@ -133,27 +171,61 @@ mod tests {
         let request = read(&ADD, STDIN).unwrap();
         assert_eq!(request.command, Command::Add);
         let ports = request.conf.runtime_config.port_mappings;
-        assert_eq!(ports[1], PortMapping { host_port: 53, container_port: 5353, protocol: Protocol::Udp, host_ip: "127.0.0.1".into() });
+        assert_eq!(
+            ports[1],
+            PortMapping {
+                host_port: 53,
+                container_port: 5353,
+                protocol: Protocol::Udp,
+                host_ip: "127.0.0.1".into()
+            }
+        );
     }
 
     #[test]
     fn what_is_wrong_is_said_with_the_code_of_the_specification() {
         let with = |name: &str, value: &'static str| -> Vec<(&str, &str)> {
-            ADD.iter().map(|(n, v)| if *n == name { (*n, value) } else { (*n, *v) }).collect()
+            ADD.iter()
+                .map(|(n, v)| if *n == name { (*n, value) } else { (*n, *v) })
+                .collect()
         };
-        for (name, value) in [("CNI_COMMAND", "PLAY"), ("CNI_CONTAINERID", "../x"), ("CNI_CONTAINERID", ""), ("CNI_NETNS", ""), ("CNI_IFNAME", "a/b"), ("CNI_IFNAME", "sixteen-letters-")] {
-            assert_eq!(read(&with(name, value), STDIN).unwrap_err().code, code::INVALID_ENVIRONMENT, "{name}={value}");
+        for (name, value) in [
+            ("CNI_COMMAND", "PLAY"),
+            ("CNI_CONTAINERID", "../x"),
+            ("CNI_CONTAINERID", ""),
+            ("CNI_NETNS", ""),
+            ("CNI_IFNAME", "a/b"),
+            ("CNI_IFNAME", "sixteen-letters-"),
+        ] {
+            assert_eq!(
+                read(&with(name, value), STDIN).unwrap_err().code,
+                code::INVALID_ENVIRONMENT,
+                "{name}={value}"
+            );
         }
         assert_eq!(read(&ADD, "{").unwrap_err().code, code::DECODE);
-        assert_eq!(read(&ADD, r#"{"cniVersion":"0.3.1"}"#).unwrap_err().code, code::INCOMPATIBLE_VERSION);
+        assert_eq!(
+            read(&ADD, r#"{"cniVersion":"0.3.1"}"#).unwrap_err().code,
+            code::INCOMPATIBLE_VERSION
+        );
         assert_eq!(read(&ADD, "").unwrap_err().code, code::INCOMPATIBLE_VERSION);
-        assert_eq!(read(&ADD, r#"{"name":"x"}"#).unwrap_err().code, code::INCOMPATIBLE_VERSION);
+        assert_eq!(
+            read(&ADD, r#"{"name":"x"}"#).unwrap_err().code,
+            code::INCOMPATIBLE_VERSION
+        );
     }
 
     #[test]
     fn version_needs_nothing_and_deletion_no_namespace() {
-        assert_eq!(read(&[("CNI_COMMAND", "VERSION")], "").unwrap().command, Command::Version);
-        let vars = [("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "a1"), ("CNI_IFNAME", "eth0")];
+        assert_eq!(
+            read(&[("CNI_COMMAND", "VERSION")], "").unwrap().command,
+            Command::Version
+        );
+        let vars = [
+            ("CNI_COMMAND", "DEL"),
+            ("CNI_CONTAINERID", "a1"),
+            ("CNI_IFNAME", "eth0"),
+        ];
         assert_eq!(read(&vars, STDIN).unwrap().netns, "");
     }
 

@@ -82,7 +82,10 @@ enum State {
     /// Discovering; again at `retry`.
     Selecting { exchange: Exchange },
     /// Asked for the offer.
-    Requesting { exchange: Exchange, offer: Box<Lease> },
+    Requesting {
+        exchange: Exchange,
+        offer: Box<Lease>,
+    },
     /// Asks whether the held lease is right on this link.
     Rebooting { exchange: Exchange },
     /// Granted; asks the link whether the address is free.
@@ -164,7 +167,10 @@ impl Client {
             State::Probing { lease, .. } => Some(lease.address.addr()),
             _ => None,
         };
-        self.held.iter().map(|held| held.address.addr()).chain(probing)
+        self.held
+            .iter()
+            .map(|held| held.address.addr())
+            .chain(probing)
     }
 
     /// The state's RFC name, for status and log.
@@ -211,10 +217,15 @@ impl Client {
         let next = match &self.state {
             State::Idle => return None,
             State::Init { at } => Some(*at),
-            State::Selecting { exchange } | State::Requesting { exchange, .. } | State::Rebooting { exchange } => Some(exchange.retry),
+            State::Selecting { exchange }
+            | State::Requesting { exchange, .. }
+            | State::Rebooting { exchange } => Some(exchange.retry),
             State::Probing { probe, .. } => Some(probe.poll_at()),
             State::Bound => self.held.as_ref().and_then(Lease::renew_at),
-            State::Renewing { exchange } => arp::earliest(Some(exchange.retry), self.held.as_ref().and_then(Lease::rebind_at)),
+            State::Renewing { exchange } => arp::earliest(
+                Some(exchange.retry),
+                self.held.as_ref().and_then(Lease::rebind_at),
+            ),
             State::Rebinding { exchange } => Some(exchange.retry),
         };
         arp::earliest(next, end)
@@ -228,13 +239,23 @@ impl Client {
         let mut effects = self.expire(now);
         match std::mem::replace(&mut self.state, State::Bound) {
             State::Init { at } if now >= at => effects.push(self.discover(now, None)),
-            State::Selecting { exchange } if now >= exchange.retry => effects.push(self.discover(now, Some(exchange))),
-            State::Requesting { exchange, offer } if now >= exchange.retry => effects.push(self.request_again(now, exchange, offer)),
-            State::Rebooting { exchange } if now >= exchange.retry => effects.push(self.reboot_again(now, exchange)),
-            State::Probing { lease, probe } if now >= probe.poll_at() => effects.extend(self.probe(now, lease, probe)),
+            State::Selecting { exchange } if now >= exchange.retry => {
+                effects.push(self.discover(now, Some(exchange)))
+            }
+            State::Requesting { exchange, offer } if now >= exchange.retry => {
+                effects.push(self.request_again(now, exchange, offer))
+            }
+            State::Rebooting { exchange } if now >= exchange.retry => {
+                effects.push(self.reboot_again(now, exchange))
+            }
+            State::Probing { lease, probe } if now >= probe.poll_at() => {
+                effects.extend(self.probe(now, lease, probe))
+            }
             State::Bound => effects.extend(self.renew_if_due(now)),
             State::Renewing { exchange } => effects.extend(self.renewing(now, exchange)),
-            State::Rebinding { exchange } if now >= exchange.retry => effects.extend(self.rebind(now, exchange.tries)),
+            State::Rebinding { exchange } if now >= exchange.retry => {
+                effects.extend(self.rebind(now, exchange.tries))
+            }
             early => self.state = early,
         }
         effects
@@ -252,9 +273,15 @@ impl Client {
             return Vec::new();
         };
         match kind {
-            MessageType::Offer if matches!(self.state, State::Selecting { .. }) => self.offered(now, &message, exchange),
-            MessageType::Ack if !matches!(self.state, State::Selecting { .. }) => self.acknowledged(now, &message, &exchange),
-            MessageType::Nak if !matches!(self.state, State::Selecting { .. }) => self.refused(now, &message),
+            MessageType::Offer if matches!(self.state, State::Selecting { .. }) => {
+                self.offered(now, &message, exchange)
+            }
+            MessageType::Ack if !matches!(self.state, State::Selecting { .. }) => {
+                self.acknowledged(now, &message, &exchange)
+            }
+            MessageType::Nak if !matches!(self.state, State::Selecting { .. }) => {
+                self.refused(now, &message)
+            }
             _ => Vec::new(),
         }
     }
@@ -270,7 +297,10 @@ impl Client {
         let Some(held) = &self.held else {
             return Vec::new();
         };
-        match self.defence.receive(self.settings.mac, held.address.addr(), packet, now) {
+        match self
+            .defence
+            .receive(self.settings.mac, held.address.addr(), packet, now)
+        {
             Defended::Unconcerned => Vec::new(),
             Defended::Announce(ours) => vec![Effect::Arp(ours)],
             Defended::Lost(mac) => {
@@ -292,7 +322,9 @@ impl Client {
             | State::Rebinding { exchange } => exchange,
             _ => return None,
         };
-        let ours = message.op == Op::Reply && message.xid == exchange.xid && message.mac == self.settings.mac;
+        let ours = message.op == Op::Reply
+            && message.xid == exchange.xid
+            && message.mac == self.settings.mac;
         ours.then(|| exchange.clone())
     }
 
@@ -315,23 +347,39 @@ impl Client {
         vec![effect]
     }
 
-    fn acknowledged(&mut self, now: Duration, message: &Message, exchange: &Exchange) -> Vec<Effect> {
+    fn acknowledged(
+        &mut self,
+        now: Duration,
+        message: &Message,
+        exchange: &Exchange,
+    ) -> Vec<Effect> {
         // RFC 2131 4.4.1: the lease counts from when the request was sent.
         let Ok(lease) = Lease::from_reply(message, exchange.sent) else {
             return Vec::new();
         };
         let expected = match &self.state {
-            State::Requesting { offer, .. } => (lease.server == offer.server).then_some(offer.address.addr()),
+            State::Requesting { offer, .. } => {
+                (lease.server == offer.server).then_some(offer.address.addr())
+            }
             _ => self.held.as_ref().map(|held| held.address.addr()),
         };
         if expected != Some(lease.address.addr()) || !lease.is_valid(now) {
             return Vec::new();
         }
         self.naks = 0;
-        if self.held.as_ref().is_some_and(|held| held.address == lease.address) {
+        if self
+            .held
+            .as_ref()
+            .is_some_and(|held| held.address == lease.address)
+        {
             return self.bind(lease, false);
         }
-        let probe = Probe::new(self.settings.mac, lease.address.addr(), self.settings.probe, now);
+        let probe = Probe::new(
+            self.settings.mac,
+            lease.address.addr(),
+            self.settings.probe,
+            now,
+        );
         self.state = State::Probing {
             lease: Box::new(lease),
             probe,
@@ -351,7 +399,11 @@ impl Client {
         } else {
             self.drop_lease()
         };
-        let pause = if self.naks == 0 { Duration::ZERO } else { NAK_PAUSE * self.naks.min(10) };
+        let pause = if self.naks == 0 {
+            Duration::ZERO
+        } else {
+            NAK_PAUSE * self.naks.min(10)
+        };
         self.naks += 1;
         self.state = State::Init { at: now + pause };
         effects.into_iter().chain(self.poll(now)).collect()
@@ -360,7 +412,10 @@ impl Client {
     fn bind(&mut self, lease: Lease, announce: bool) -> Vec<Effect> {
         let mut effects = vec![Effect::Configure(lease.clone())];
         if announce {
-            effects.push(Effect::Arp(arp::Packet::announcement(self.settings.mac, lease.address.addr())));
+            effects.push(Effect::Arp(arp::Packet::announcement(
+                self.settings.mac,
+                lease.address.addr(),
+            )));
         }
         self.defence = Defence::default();
         self.held = Some(lease);
@@ -395,7 +450,11 @@ impl Client {
     }
 
     fn drop_lease(&mut self) -> Vec<Effect> {
-        self.held.take().map(Effect::Deconfigure).into_iter().collect()
+        self.held
+            .take()
+            .map(Effect::Deconfigure)
+            .into_iter()
+            .collect()
     }
 
     /// Ends the held lease when its time is over. Looking for another goes on where it is, or starts.
@@ -403,7 +462,13 @@ impl Client {
         if self.held.as_ref().is_none_or(|held| held.is_valid(now)) {
             return Vec::new();
         }
-        if matches!(self.state, State::Bound | State::Rebooting { .. } | State::Renewing { .. } | State::Rebinding { .. }) {
+        if matches!(
+            self.state,
+            State::Bound
+                | State::Rebooting { .. }
+                | State::Renewing { .. }
+                | State::Rebinding { .. }
+        ) {
             self.state = State::Init { at: now };
         }
         self.drop_lease()
@@ -448,7 +513,12 @@ impl Client {
     }
 
     fn renewing(&mut self, now: Duration, exchange: Exchange) -> Option<Effect> {
-        if self.held.as_ref().and_then(Lease::rebind_at).is_some_and(|t2| now >= t2) {
+        if self
+            .held
+            .as_ref()
+            .and_then(Lease::rebind_at)
+            .is_some_and(|t2| now >= t2)
+        {
             self.rebind(now, 0)
         } else if now >= exchange.retry {
             self.renew(now, exchange.tries)
@@ -487,7 +557,9 @@ impl Client {
             .held
             .as_ref()
             .and_then(|held| held.duration)
-            .map_or(RENEW_RETRY, |s| (Duration::from_secs(s.into()) / 20).min(RENEW_RETRY));
+            .map_or(RENEW_RETRY, |s| {
+                (Duration::from_secs(s.into()) / 20).min(RENEW_RETRY)
+            });
         let left = deadline.unwrap_or(Duration::MAX).saturating_sub(now);
         Exchange {
             xid: self.rng.next_u32(),

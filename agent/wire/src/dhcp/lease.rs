@@ -58,13 +58,20 @@ impl Lease {
     /// Reads an OFFER or ACK. An optional option that is broken is left out and named in `ignored`.
     pub fn from_reply(message: &Message, since: Duration) -> Result<Self, Error> {
         let options = &message.options;
-        let server = options.ip(code::SERVER_ID)?.ok_or(Error::OptionMissing(code::SERVER_ID))?;
-        let mask = options.ip(code::SUBNET_MASK)?.unwrap_or_else(|| classful_mask(message.yours));
-        let address = Ipv4Net::from_mask(message.yours, mask).ok_or(Error::OptionValue(code::SUBNET_MASK))?;
+        let server = options
+            .ip(code::SERVER_ID)?
+            .ok_or(Error::OptionMissing(code::SERVER_ID))?;
+        let mask = options
+            .ip(code::SUBNET_MASK)?
+            .unwrap_or_else(|| classful_mask(message.yours));
+        let address =
+            Ipv4Net::from_mask(message.yours, mask).ok_or(Error::OptionValue(code::SUBNET_MASK))?;
         if !assignable(message.yours) {
             return Err(Error::OptionValue(code::REQUESTED_ADDRESS));
         }
-        let granted = options.u32(code::LEASE_TIME)?.ok_or(Error::OptionMissing(code::LEASE_TIME))?;
+        let granted = options
+            .u32(code::LEASE_TIME)?
+            .ok_or(Error::OptionMissing(code::LEASE_TIME))?;
         let duration = (granted != u32::MAX).then_some(granted.max(MIN_LEASE));
         let mut ignored = Vec::new();
         let (renew, rebind) = times(duration, message, &mut ignored);
@@ -76,28 +83,44 @@ impl Lease {
             renew,
             rebind,
             routes: routes(message, &mut ignored),
-            nameservers: optional(options.ips(code::DNS_SERVERS), code::DNS_SERVERS, &mut ignored),
+            nameservers: optional(
+                options.ips(code::DNS_SERVERS),
+                code::DNS_SERVERS,
+                &mut ignored,
+            ),
             search: search(message, &mut ignored),
             hostname: optional(options.text(code::HOST_NAME), code::HOST_NAME, &mut ignored),
-            mtu: optional(options.u16(code::INTERFACE_MTU), code::INTERFACE_MTU, &mut ignored).filter(|mtu| *mtu >= MIN_MTU),
-            ntp: optional(options.ips(code::NTP_SERVERS), code::NTP_SERVERS, &mut ignored),
+            mtu: optional(
+                options.u16(code::INTERFACE_MTU),
+                code::INTERFACE_MTU,
+                &mut ignored,
+            )
+            .filter(|mtu| *mtu >= MIN_MTU),
+            ntp: optional(
+                options.ips(code::NTP_SERVERS),
+                code::NTP_SERVERS,
+                &mut ignored,
+            ),
             ignored,
         })
     }
 
     /// When the address must go.
     pub fn expires_at(&self) -> Option<Duration> {
-        self.duration.map(|s| self.since + Duration::from_secs(s.into()))
+        self.duration
+            .map(|s| self.since + Duration::from_secs(s.into()))
     }
 
     /// T1.
     pub fn renew_at(&self) -> Option<Duration> {
-        self.duration.map(|_| self.since + Duration::from_secs(self.renew.into()))
+        self.duration
+            .map(|_| self.since + Duration::from_secs(self.renew.into()))
     }
 
     /// T2.
     pub fn rebind_at(&self) -> Option<Duration> {
-        self.duration.map(|_| self.since + Duration::from_secs(self.rebind.into()))
+        self.duration
+            .map(|_| self.since + Duration::from_secs(self.rebind.into()))
     }
 
     /// Whether the address may be used at `now`.
@@ -107,7 +130,8 @@ impl Lease {
 
     /// Seconds left at `now`; `None` is forever.
     pub fn remaining(&self, now: Duration) -> Option<u32> {
-        self.expires_at().map(|end| u32::try_from(end.saturating_sub(now).as_secs()).unwrap_or(u32::MAX - 1))
+        self.expires_at()
+            .map(|end| u32::try_from(end.saturating_sub(now).as_secs()).unwrap_or(u32::MAX - 1))
     }
 
     /// The router of the default route.
@@ -127,7 +151,10 @@ fn optional<T: Default>(value: Result<T, Error>, code: u8, ignored: &mut Vec<u8>
 }
 
 fn assignable(address: Ipv4Addr) -> bool {
-    !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || address.is_broadcast())
+    !(address.is_unspecified()
+        || address.is_loopback()
+        || address.is_multicast()
+        || address.is_broadcast())
 }
 
 /// RFC 950 defaults, for servers that send no mask.
@@ -144,12 +171,20 @@ fn times(duration: Option<u32>, message: &Message, ignored: &mut Vec<u8>) -> (u3
     let Some(duration) = duration else {
         return (u32::MAX, u32::MAX);
     };
-    let rebind = optional(message.options.u32(code::REBINDING_TIME), code::REBINDING_TIME, ignored)
-        .filter(|t2| *t2 < duration)
-        .unwrap_or((u64::from(duration) * 7 / 8) as u32);
-    let renew = optional(message.options.u32(code::RENEWAL_TIME), code::RENEWAL_TIME, ignored)
-        .filter(|t1| *t1 < rebind)
-        .unwrap_or((duration / 2).min(rebind));
+    let rebind = optional(
+        message.options.u32(code::REBINDING_TIME),
+        code::REBINDING_TIME,
+        ignored,
+    )
+    .filter(|t2| *t2 < duration)
+    .unwrap_or((u64::from(duration) * 7 / 8) as u32);
+    let renew = optional(
+        message.options.u32(code::RENEWAL_TIME),
+        code::RENEWAL_TIME,
+        ignored,
+    )
+    .filter(|t1| *t1 < rebind)
+    .unwrap_or((duration / 2).min(rebind));
     (renew, rebind)
 }
 
@@ -183,7 +218,9 @@ fn classless(mut value: &[u8]) -> Option<Vec<StaticRoute>> {
         let (significant, rest) = rest.split_at_checked(usize::from(*prefix).div_ceil(8))?;
         let (via, rest) = rest.split_at_checked(4)?;
         let mut octets = [0; 4];
-        octets.get_mut(..significant.len())?.copy_from_slice(significant);
+        octets
+            .get_mut(..significant.len())?
+            .copy_from_slice(significant);
         let via: [u8; 4] = via.try_into().ok()?;
         routes.push(StaticRoute {
             destination: Ipv4Net::new(octets.into(), *prefix)?.trunc(),
@@ -202,7 +239,11 @@ fn search(message: &Message, ignored: &mut Vec<u8>) -> Vec<String> {
             None => ignored.push(code::DOMAIN_SEARCH),
         }
     }
-    let name = optional(message.options.text(code::DOMAIN_NAME), code::DOMAIN_NAME, ignored);
+    let name = optional(
+        message.options.text(code::DOMAIN_NAME),
+        code::DOMAIN_NAME,
+        ignored,
+    );
     // Some servers put several names into option 15.
     name.iter()
         .flat_map(|n| n.split_whitespace())
@@ -230,8 +271,13 @@ fn domain_name(value: &[u8], start: usize) -> Option<(String, usize)> {
         match len {
             0 => return (!name.is_empty()).then(|| (name, end.unwrap_or(at + 1))),
             1..=63 => {
-                let label = std::str::from_utf8(value.get(at + 1..at + 1 + usize::from(len))?).ok()?;
-                if !label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') || name.len() > 253 {
+                let label =
+                    std::str::from_utf8(value.get(at + 1..at + 1 + usize::from(len))?).ok()?;
+                if !label
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+                    || name.len() > 253
+                {
                     return None;
                 }
                 if !name.is_empty() {
@@ -284,7 +330,8 @@ mod tests {
     #[test]
     fn times_out_of_order_are_not_believed() {
         let lease = ack(|o| {
-            o.set_u32(code::RENEWAL_TIME, 5000).set_u32(code::REBINDING_TIME, 9999);
+            o.set_u32(code::RENEWAL_TIME, 5000)
+                .set_u32(code::REBINDING_TIME, 9999);
         })
         .unwrap();
         assert_eq!((lease.renew, lease.rebind), (1800, 3150));
@@ -296,14 +343,24 @@ mod tests {
             o.set_u32(code::LEASE_TIME, u32::MAX);
         })
         .unwrap();
-        assert_eq!((lease.duration, lease.renew_at(), lease.remaining(Duration::ZERO)), (None, None, None));
+        assert_eq!(
+            (
+                lease.duration,
+                lease.renew_at(),
+                lease.remaining(Duration::ZERO)
+            ),
+            (None, None, None)
+        );
     }
 
     #[test]
     fn classless_routes_replace_the_router_option() {
         let lease = ack(|o| {
             o.set_ip(code::ROUTER, Ipv4Addr::new(192, 168, 50, 1));
-            o.set(code::CLASSLESS_ROUTES, [0, 192, 168, 50, 254, 12, 172, 16, 0, 0, 0, 0]);
+            o.set(
+                code::CLASSLESS_ROUTES,
+                [0, 192, 168, 50, 254, 12, 172, 16, 0, 0, 0, 0],
+            );
         })
         .unwrap();
         assert_eq!(lease.gateway(), Some(Ipv4Addr::new(192, 168, 50, 254)));
@@ -325,18 +382,38 @@ mod tests {
 
     #[test]
     fn essential_option_missing_refuses_the_lease() {
-        assert_eq!(ack(|o| { o.set(code::LEASE_TIME, []); }), Err(Error::OptionLength(code::LEASE_TIME, 0)));
-        assert_eq!(ack(|o| { o.set_ip(code::SUBNET_MASK, Ipv4Addr::new(255, 0, 255, 0)); }), Err(Error::OptionValue(code::SUBNET_MASK)));
+        assert_eq!(
+            ack(|o| {
+                o.set(code::LEASE_TIME, []);
+            }),
+            Err(Error::OptionLength(code::LEASE_TIME, 0))
+        );
+        assert_eq!(
+            ack(|o| {
+                o.set_ip(code::SUBNET_MASK, Ipv4Addr::new(255, 0, 255, 0));
+            }),
+            Err(Error::OptionValue(code::SUBNET_MASK))
+        );
     }
 
     #[test]
     fn search_list_follows_backward_pointers_only() {
         let mut list = b"\x03eng\x05apple\x03com\x00\x09marketing\xc0\x04".to_vec();
-        let lease = ack(|o| { o.set(code::DOMAIN_SEARCH, list.clone()); }).unwrap();
+        let lease = ack(|o| {
+            o.set(code::DOMAIN_SEARCH, list.clone());
+        })
+        .unwrap();
         assert_eq!(lease.search, ["eng.apple.com", "marketing.apple.com"]);
         list.extend([0xc0, 40]);
-        let lease = ack(|o| { o.set(code::DOMAIN_SEARCH, list); o.set(code::DOMAIN_NAME, *b"lan"); }).unwrap();
-        assert_eq!((lease.search, lease.ignored), (vec!["lan".to_owned()], vec![code::DOMAIN_SEARCH]));
+        let lease = ack(|o| {
+            o.set(code::DOMAIN_SEARCH, list);
+            o.set(code::DOMAIN_NAME, *b"lan");
+        })
+        .unwrap();
+        assert_eq!(
+            (lease.search, lease.ignored),
+            (vec!["lan".to_owned()], vec![code::DOMAIN_SEARCH])
+        );
     }
 
     #[test]

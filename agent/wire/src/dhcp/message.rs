@@ -147,12 +147,16 @@ impl Message {
     /// Option 53.
     pub fn kind(&self) -> Result<MessageType, Error> {
         let octet = self.options.u8(code::MESSAGE_TYPE)?;
-        octet.map(MessageType::from_octet).ok_or(Error::OptionMissing(code::MESSAGE_TYPE))
+        octet
+            .map(MessageType::from_octet)
+            .ok_or(Error::OptionMissing(code::MESSAGE_TYPE))
     }
 
     /// Reads a UDP payload.
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
-        let (fixed, area) = bytes.split_at_checked(OPTIONS).ok_or(Error::Short(bytes.len()))?;
+        let (fixed, area) = bytes
+            .split_at_checked(OPTIONS)
+            .ok_or(Error::Short(bytes.len()))?;
         if fixed[236..] != COOKIE {
             return Err(Error::Cookie);
         }
@@ -183,7 +187,9 @@ impl Message {
             yours: ip(16),
             next_server: ip(20),
             relay: ip(24),
-            mac: Mac([fixed[28], fixed[29], fixed[30], fixed[31], fixed[32], fixed[33]]),
+            mac: Mac([
+                fixed[28], fixed[29], fixed[30], fixed[31], fixed[32], fixed[33],
+            ]),
             options,
         })
     }
@@ -220,7 +226,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn sample() -> Message {
-        let mut message = Message::new(Op::Reply, MessageType::Ack, 0x1234_5678, Mac([2, 0, 0, 0, 0, 1]));
+        let mut message = Message::new(
+            Op::Reply,
+            MessageType::Ack,
+            0x1234_5678,
+            Mac([2, 0, 0, 0, 0, 1]),
+        );
         message.yours = Ipv4Addr::new(192, 168, 50, 11);
         message
             .options
@@ -249,7 +260,15 @@ mod tests {
         message.options.set(code::OVERLOAD, [3]);
         let mut bytes = message.emit();
         bytes[FILE][..5].copy_from_slice(&[code::HOST_NAME, 2, b'n', b'1', code::END]);
-        bytes[SNAME][..7].copy_from_slice(&[code::PAD, code::DOMAIN_NAME, 3, b'l', b'a', b'n', code::END]);
+        bytes[SNAME][..7].copy_from_slice(&[
+            code::PAD,
+            code::DOMAIN_NAME,
+            3,
+            b'l',
+            b'a',
+            b'n',
+            code::END,
+        ]);
         let read = Message::parse(&bytes).unwrap();
         assert_eq!(read.options.text(code::HOST_NAME), Ok(Some("n1".into())));
         assert_eq!(read.options.text(code::DOMAIN_NAME), Ok(Some("lan".into())));
@@ -260,16 +279,25 @@ mod tests {
         let mut options = Options::default();
         assert_eq!(options.u32(code::LEASE_TIME), Ok(None));
         options.set(code::LEASE_TIME, [1, 2]);
-        assert_eq!(options.u32(code::LEASE_TIME), Err(Error::OptionLength(code::LEASE_TIME, 2)));
+        assert_eq!(
+            options.u32(code::LEASE_TIME),
+            Err(Error::OptionLength(code::LEASE_TIME, 2))
+        );
         options.set(code::DOMAIN_NAME, *b"evil\nnameserver 6.6.6.6");
-        assert_eq!(options.text(code::DOMAIN_NAME), Err(Error::OptionText(code::DOMAIN_NAME)));
+        assert_eq!(
+            options.text(code::DOMAIN_NAME),
+            Err(Error::OptionText(code::DOMAIN_NAME))
+        );
     }
 
     #[test]
     fn cut_messages_are_refused_with_a_reason() {
         let bytes = sample().emit();
         assert_eq!(Message::parse(&bytes[..100]), Err(Error::Short(100)));
-        assert_eq!(Message::parse(&bytes[..242]), Err(Error::OptionCut(code::MESSAGE_TYPE)));
+        assert_eq!(
+            Message::parse(&bytes[..242]),
+            Err(Error::OptionCut(code::MESSAGE_TYPE))
+        );
         let mut bootp = bytes.clone();
         bootp[236] = 0;
         assert_eq!(Message::parse(&bootp), Err(Error::Cookie));

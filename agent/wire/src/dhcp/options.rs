@@ -95,7 +95,11 @@ impl Options {
 
     fn fixed<const N: usize>(&self, code: u8) -> Result<Option<[u8; N]>, Error> {
         self.get(code)
-            .map(|value| value.try_into().map_err(|_| Error::OptionLength(code, value.len())))
+            .map(|value| {
+                value
+                    .try_into()
+                    .map_err(|_| Error::OptionLength(code, value.len()))
+            })
             .transpose()
     }
 
@@ -137,7 +141,9 @@ impl Options {
         };
         let end = value.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1);
         match std::str::from_utf8(&value[..end]) {
-            Ok(text) if !text.chars().any(|c| c.is_control()) => Ok(Some(text.to_owned()).filter(|t| !t.is_empty())),
+            Ok(text) if !text.chars().any(|c| c.is_control()) => {
+                Ok(Some(text.to_owned()).filter(|t| !t.is_empty()))
+            }
             _ => Err(Error::OptionText(code)),
         }
     }

@@ -62,7 +62,11 @@ impl Request {
 
     /// Every IPv4 address.
     pub fn dump_addresses() -> Self {
-        Self::dump("list addresses", kind::GETADDR, vec![AF_INET, 0, 0, 0, 0, 0, 0, 0])
+        Self::dump(
+            "list addresses",
+            kind::GETADDR,
+            vec![AF_INET, 0, 0, 0, 0, 0, 0, 0],
+        )
     }
 
     /// Every IPv4 route; [`Route::parse`] keeps those of the main table.
@@ -89,17 +93,19 @@ impl Request {
             .put(IFLA_ADDRESS, &veth.mac.0)
             .put_u32(IFLA_MTU, veth.mtu)
             .nest(IFLA_LINKINFO, &[], |info| {
-                info.put_str(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, &[], |data| {
-                    data.nest(VETH_INFO_PEER, &link_header(0, 0, 0), |peer| {
-                        peer.put_str(IFLA_IFNAME, veth.peer_name).put_u32(IFLA_MTU, veth.mtu);
-                        if let Some(mac) = veth.peer_mac {
-                            peer.put(IFLA_ADDRESS, &mac.0);
-                        }
-                        if let Some(fd) = veth.peer_netns {
-                            peer.put(IFLA_NET_NS_FD, &fd.to_ne_bytes());
-                        }
+                info.put_str(IFLA_INFO_KIND, "veth")
+                    .nest(IFLA_INFO_DATA, &[], |data| {
+                        data.nest(VETH_INFO_PEER, &link_header(0, 0, 0), |peer| {
+                            peer.put_str(IFLA_IFNAME, veth.peer_name)
+                                .put_u32(IFLA_MTU, veth.mtu);
+                            if let Some(mac) = veth.peer_mac {
+                                peer.put(IFLA_ADDRESS, &mac.0);
+                            }
+                            if let Some(fd) = veth.peer_netns {
+                                peer.put(IFLA_NET_NS_FD, &fd.to_ne_bytes());
+                            }
+                        });
                     });
-                });
             });
         Self {
             operation: "create veth",
@@ -113,9 +119,10 @@ impl Request {
     /// Creates a link that needs nothing but a kind (`dummy`, `bridge`).
     pub fn create_link(name: &str, link_kind: &str) -> Self {
         let mut body = Writer::with_header(&link_header(0, 0, 0));
-        body.put_str(IFLA_IFNAME, name).nest(IFLA_LINKINFO, &[], |info| {
-            info.put_str(IFLA_INFO_KIND, link_kind);
-        });
+        body.put_str(IFLA_IFNAME, name)
+            .nest(IFLA_LINKINFO, &[], |info| {
+                info.put_str(IFLA_INFO_KIND, link_kind);
+            });
         Self {
             operation: "create link",
             object: format!("{name} of kind {link_kind}"),
@@ -129,7 +136,11 @@ impl Request {
     pub fn set_link_up(index: u32, up: bool) -> Self {
         let flags = if up { IFF_UP } else { 0 };
         Self::link_change(
-            if up { "bring up link" } else { "take down link" },
+            if up {
+                "bring up link"
+            } else {
+                "take down link"
+            },
             index,
             Writer::with_header(&link_header(index, flags, IFF_UP)),
         )
@@ -344,7 +355,9 @@ impl Link {
                 IFLA_MTU => link.mtu = u32_of(value).unwrap_or(0),
                 IFLA_MASTER => link.master = u32_of(value),
                 IFLA_LINKINFO => {
-                    link.kind = Attrs(value).find(|(k, _)| *k == IFLA_INFO_KIND).map(|(_, v)| text_of(v));
+                    link.kind = Attrs(value)
+                        .find(|(k, _)| *k == IFLA_INFO_KIND)
+                        .map(|(_, v)| text_of(v));
                 }
                 _ => {}
             }

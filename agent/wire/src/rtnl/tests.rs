@@ -2,9 +2,13 @@
 
 use netlink_packet_core::{Emitable, NetlinkBuffer, Parseable};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
+};
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
-use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -26,18 +30,30 @@ fn the_library_reads_our_veth_as_meant() {
         mtu: 1400,
     });
     let read = LinkMessage::parse(&request.body[..]).unwrap();
-    assert!(read.attributes.contains(&LinkAttribute::IfName("pod0".into())));
+    assert!(
+        read.attributes
+            .contains(&LinkAttribute::IfName("pod0".into()))
+    );
     assert!(read.attributes.contains(&LinkAttribute::Mtu(1400)));
     let info = read
         .attributes
         .iter()
-        .find_map(|a| if let LinkAttribute::LinkInfo(info) = a { Some(info) } else { None })
+        .find_map(|a| {
+            if let LinkAttribute::LinkInfo(info) = a {
+                Some(info)
+            } else {
+                None
+            }
+        })
         .unwrap();
     assert_eq!(info[0], LinkInfo::Kind(InfoKind::Veth));
     let LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))) = &info[1] else {
         panic!("no peer in {info:?}");
     };
-    assert!(peer.attributes.contains(&LinkAttribute::IfName("eth0".into())));
+    assert!(
+        peer.attributes
+            .contains(&LinkAttribute::IfName("eth0".into()))
+    );
     assert!(peer.attributes.contains(&LinkAttribute::NetNsFd(7)));
 }
 
@@ -52,8 +68,16 @@ fn the_library_reads_our_address_as_meant() {
     let read = AddressMessage::parse(&Request::set_address(&ours).body[..]).unwrap();
     assert_eq!((read.header.index, read.header.prefix_len), (3, 24));
     assert!(read.attributes.iter().any(|a| matches!(a, AddressAttribute::CacheInfo(c) if c.ifa_valid == 900 && c.ifa_preferred == 900)));
-    assert!(read.attributes.contains(&AddressAttribute::Broadcast(Ipv4Addr::new(192, 168, 50, 255))));
-    assert_eq!(Address::parse(&Request::set_address(&ours).body), Some(ours));
+    assert!(
+        read.attributes
+            .contains(&AddressAttribute::Broadcast(Ipv4Addr::new(
+                192, 168, 50, 255
+            )))
+    );
+    assert_eq!(
+        Address::parse(&Request::set_address(&ours).body),
+        Some(ours)
+    );
 }
 
 #[test]
@@ -96,8 +120,14 @@ fn the_library_reads_our_routes_as_meant() {
 fn the_library_reads_our_neighbour_as_meant() {
     let request = Request::set_neighbour(2, Ipv4Addr::new(169, 254, 1, 1), MAC);
     let read = NeighbourMessage::parse(&request.body[..]).unwrap();
-    assert_eq!((read.header.ifindex, read.header.state), (2, NeighbourState::Permanent));
-    assert!(read.attributes.contains(&NeighbourAttribute::LinkLayerAddress(MAC.0.to_vec())));
+    assert_eq!(
+        (read.header.ifindex, read.header.state),
+        (2, NeighbourState::Permanent)
+    );
+    assert!(
+        read.attributes
+            .contains(&NeighbourAttribute::LinkLayerAddress(MAC.0.to_vec()))
+    );
 }
 
 #[test]

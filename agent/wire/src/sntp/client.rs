@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{Leap, Nanos, Packet, Reading, Timestamp};
 use crate::rng::Rng;
 
-/// Samples kept for each server: the one with the least delay is believed (RFC 5905 10 keeps as many).
+/// Samples kept for each server: the one with the least delay and age is believed (RFC 5905 10 keeps as many).
 const FILTER: usize = 8;
 /// A sample measures the past: after this long it says nothing of the clock now.
 const MAX_AGE: Duration = Duration::from_secs(4096);
@@ -24,6 +24,8 @@ const MAX_POLL: Duration = Duration::from_secs(1024);
 const REST: Duration = Duration::from_secs(3600);
 /// RFC 5905: a server farther than this from its reference clock is not believed.
 const MAX_ROOT_DISTANCE: Duration = Duration::from_millis(1500);
+/// One part in this many: 50 ppm, what cheap crystals do.
+const DRIFT: u32 = 20_000;
 /// Offsets below this lengthen the poll interval.
 const CLOSE: Nanos = 10_000_000;
 
@@ -52,10 +54,19 @@ pub struct Measurement {
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     offset: Nanos,
-    delay: Duration,
     distance: Duration,
     stratum: u8,
     at: Duration,
+}
+
+impl Sample {
+    /// A clock drifts: an old sample with a short delay is worth less than a fresh one with a longer delay.
+    fn aged(self, now: Duration) -> Self {
+        Self {
+            distance: self.distance + now.saturating_sub(self.at) / DRIFT,
+            ..self
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -93,6 +104,11 @@ impl Client {
     /// When [`Client::poll`] has something to do.
     pub fn poll_at(&self) -> Duration {
         self.round_ends.unwrap_or(self.next_round)
+    }
+
+    /// Whether answers are awaited.
+    pub fn in_round(&self) -> bool {
+        self.round_ends.is_some()
     }
 
     /// Starts a round when it is due: the packets to send. `now` is read just before they leave.
@@ -152,16 +168,16 @@ impl Client {
         for server in &mut self.servers {
             server.samples.retain(|s| now < s.at + MAX_AGE);
         }
-        let best = self.choose();
+        let best = self.choose(now);
         let wait = self.pause(best.as_ref());
         self.next_round = now + self.rng.jitter(wait);
         best
     }
 
-    /// The clock was stepped or slewed by us: samples taken before describe another clock.
-    pub fn adjusted(&mut self) {
-        for server in &mut self.servers {
-            server.samples.clear();
+    /// The clock was corrected by `offset`: samples taken before are kept as if they had been taken from the corrected clock.
+    pub fn adjusted(&mut self, offset: Nanos) {
+        for sample in self.servers.iter_mut().flat_map(|s| &mut s.samples) {
+            sample.offset = sample.offset.saturating_sub(offset);
         }
     }
 
@@ -171,7 +187,7 @@ impl Client {
             self.retry = (self.retry * 2).min(MIN_POLL);
             return wait;
         };
-        let calm = best.offset.abs() < CLOSE;
+        let calm = best.offset.unsigned_abs() < CLOSE.unsigned_abs();
         let next = match self.poll {
             Some(poll) if calm => (poll * 2).min(MAX_POLL),
             _ => MIN_POLL,
@@ -181,12 +197,20 @@ impl Client {
     }
 
     /// The best sample of each server; of those the servers that agree with most others; of those the nearest.
-    fn choose(&self) -> Option<Measurement> {
+    fn choose(&self, now: Duration) -> Option<Measurement> {
         let best: Vec<(usize, Sample)> = self
             .servers
             .iter()
             .enumerate()
-            .filter_map(|(i, s)| Some((i, *s.samples.iter().min_by_key(|s| s.delay)?)))
+            .filter_map(|(i, s)| {
+                Some((
+                    i,
+                    s.samples
+                        .iter()
+                        .map(|s| s.aged(now))
+                        .min_by_key(|s| s.distance)?,
+                ))
+            })
             .collect();
         let agreeing = |a: &Sample| best.iter().filter(|(_, b)| overlap(a, b)).count();
         let (index, sample) = best
@@ -208,7 +232,11 @@ fn overlap(a: &Sample, b: &Sample) -> bool {
 
 /// RFC 4330 5: offset = ((T2 - T1) + (T3 - T4)) / 2. `None` for a server that does not know the time.
 fn sample(packet: &Packet, sent: Reading, came: Reading) -> Option<Sample> {
-    if packet.leap == Leap::Alarm || packet.stratum >= 16 || packet.transmit == Timestamp(0) || packet.receive == Timestamp(0) {
+    if packet.leap == Leap::Alarm
+        || packet.stratum >= 16
+        || packet.transmit == Timestamp(0)
+        || packet.receive == Timestamp(0)
+    {
         return None;
     }
     // The wall clock may be stepped between sending and receiving: T4 is T1 plus elapsed monotonic time.
@@ -224,7 +252,6 @@ fn sample(packet: &Packet, sent: Reading, came: Reading) -> Option<Sample> {
     }
     Some(Sample {
         offset: i64::try_from(offset).ok()?,
-        delay,
         distance: delay / 2 + root,
         stratum: packet.stratum,
         at: came.mono,
@@ -247,7 +274,10 @@ mod tests {
 
     /// Our clock stands at `wall` when monotonic time is zero.
     fn reading(wall: Duration, mono: Duration) -> Reading {
-        Reading { mono, wall: wall + mono }
+        Reading {
+            mono,
+            wall: wall + mono,
+        }
     }
 
     fn answer(query: &Query, received: Duration, change: impl FnOnce(&mut Packet)) -> [u8; 48] {
@@ -272,7 +302,11 @@ mod tests {
         for query in client.queries(reading(wall, ms(0))) {
             let error = errors[query.server];
             let time = TRUE_TIME + ms(20);
-            let time = if error < 0 { time - ms(error.unsigned_abs()) } else { time + ms(error.unsigned_abs()) };
+            let time = if error < 0 {
+                time - ms(error.unsigned_abs())
+            } else {
+                time + ms(error.unsigned_abs())
+            };
             let bytes = answer(&query, time, |p| change(query.server, p));
             client.receive(query.server, &bytes, reading(wall, ms(40)));
         }
@@ -325,7 +359,11 @@ mod tests {
                 p.reference = *b"RATE";
             }
         });
-        let asked: Vec<_> = client.queries(reading(TRUE_TIME, ms(500_000))).iter().map(|q| q.server).collect();
+        let asked: Vec<_> = client
+            .queries(reading(TRUE_TIME, ms(500_000)))
+            .iter()
+            .map(|q| q.server)
+            .collect();
         assert_eq!(asked, [1]);
         client.poll(ms(600_000));
         let asked = client.queries(reading(TRUE_TIME, ms(4_000_000))).len();
@@ -341,6 +379,25 @@ mod tests {
         client.receive(0, &bytes, now);
         client.receive(0, &bytes, now);
         assert_eq!(client.servers[0].samples.len(), 1);
+    }
+
+    #[test]
+    fn a_slow_answer_does_not_undo_what_a_quick_one_measured() {
+        let mut client = Client::new(1, 1, ms(0));
+        let mut now = ms(0);
+        let mut found = Vec::new();
+        // The second answer dawdles 800 ms on the way back only: it looks 400 ms wrong.
+        for dawdle in [0, 800] {
+            let query = client.queries(reading(TRUE_TIME, now))[0];
+            let bytes = answer(&query, TRUE_TIME + now, |_| {});
+            now += ms(dawdle);
+            client.receive(0, &bytes, reading(TRUE_TIME, now));
+            let best = client.poll(now).unwrap();
+            client.adjusted(best.offset);
+            found.push(best.offset / 1_000_000);
+            now = client.poll_at();
+        }
+        assert_eq!(found, [0, 0]);
     }
 
     #[test]

@@ -50,7 +50,11 @@ impl Timestamp {
     /// Since the Unix epoch. Values without the top bit belong to the era that begins in 2036 (RFC 4330 3).
     pub fn to_unix(self) -> Duration {
         let seconds = self.0 >> 32;
-        let era = if seconds & 0x8000_0000 == 0 { 1 << 32 } else { 0 };
+        let era = if seconds & 0x8000_0000 == 0 {
+            1 << 32
+        } else {
+            0
+        };
         let nanos = ((self.0 & 0xffff_ffff) * 1_000_000_000) >> 32;
         // Era 0 values have the top bit, so they lie after 1968; saturating covers the two years before 1970.
         Duration::new((seconds + era).saturating_sub(EPOCH), nanos as u32)
@@ -81,7 +85,9 @@ impl Packet {
         if first & 7 != MODE_SERVER || !(1..=VERSION).contains(&version) {
             return None;
         }
-        let word = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let word = |at: usize| {
+            u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
         let stamp = |at: usize| Timestamp(u64::from(word(at)) << 32 | u64::from(word(at + 4)));
         Some(Self {
             leap: match first >> 6 {
@@ -138,7 +144,10 @@ mod tests {
         for seconds in [1_763_600_000, 2_085_978_495, 2_085_978_496, 3_000_000_000] {
             let time = Duration::new(seconds, 500_000_000);
             let back = Timestamp::from_unix(time).to_unix();
-            assert!(back.abs_diff(time) < Duration::from_nanos(2), "{time:?} {back:?}");
+            assert!(
+                back.abs_diff(time) < Duration::from_nanos(2),
+                "{time:?} {back:?}"
+            );
         }
     }
 

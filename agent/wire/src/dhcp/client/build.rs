@@ -26,7 +26,9 @@ impl Client {
     pub(super) fn send_discover(&self, exchange: &Exchange) -> Effect {
         let mut message = self.message(MessageType::Discover, exchange);
         if let Some(held) = &self.held {
-            message.options.set_ip(code::REQUESTED_ADDRESS, held.address.addr());
+            message
+                .options
+                .set_ip(code::REQUESTED_ADDRESS, held.address.addr());
         }
         Effect::Send(Transport::Broadcast, message.emit())
     }
@@ -44,20 +46,33 @@ impl Client {
     /// INIT-REBOOT: names the address, no server.
     pub(super) fn send_reboot(&self, exchange: &Exchange) -> Effect {
         let mut message = self.message(MessageType::Request, exchange);
-        let address = self.held.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |held| held.address.addr());
+        let address = self
+            .held
+            .as_ref()
+            .map_or(Ipv4Addr::UNSPECIFIED, |held| held.address.addr());
         message.options.set_ip(code::REQUESTED_ADDRESS, address);
         Effect::Send(Transport::Broadcast, message.emit())
     }
 
     /// RENEWING and REBINDING: the address in `ciaddr`, neither server nor requested address.
-    pub(super) fn send_extension(&self, exchange: &Exchange, held: &Lease, to: Transport) -> Effect {
+    pub(super) fn send_extension(
+        &self,
+        exchange: &Exchange,
+        held: &Lease,
+        to: Transport,
+    ) -> Effect {
         let mut message = self.message(MessageType::Request, exchange);
         message.client = held.address.addr();
         Effect::Send(to, message.emit())
     }
 
     pub(super) fn send_decline(&mut self, lease: &Lease) -> Effect {
-        let mut message = Message::new(Op::Request, MessageType::Decline, self.rng.next_u32(), self.settings.mac);
+        let mut message = Message::new(
+            Op::Request,
+            MessageType::Decline,
+            self.rng.next_u32(),
+            self.settings.mac,
+        );
         message
             .options
             .set(code::CLIENT_ID, self.client_id())
@@ -69,7 +84,8 @@ impl Client {
 
     fn message(&self, kind: MessageType, exchange: &Exchange) -> Message {
         let mut message = Message::new(Op::Request, kind, exchange.xid, self.settings.mac);
-        message.secs = u16::try_from(exchange.sent.saturating_sub(self.started).as_secs()).unwrap_or(u16::MAX);
+        message.secs =
+            u16::try_from(exchange.sent.saturating_sub(self.started).as_secs()).unwrap_or(u16::MAX);
         message
             .options
             .set(code::CLIENT_ID, self.client_id())

@@ -29,7 +29,9 @@ fn sent(effects: &[Effect]) -> (Transport, Message) {
         Effect::Send(to, bytes) => Some((*to, Message::parse(bytes).unwrap())),
         _ => None,
     });
-    let one = all.next().unwrap_or_else(|| panic!("nothing sent in {effects:?}"));
+    let one = all
+        .next()
+        .unwrap_or_else(|| panic!("nothing sent in {effects:?}"));
     assert!(all.next().is_none(), "two messages in {effects:?}");
     one
 }
@@ -49,7 +51,11 @@ fn reply(to: &Message, kind: MessageType, last: u8, lease: u32) -> Vec<u8> {
 }
 
 /// Polls at every deadline until `stop` or `limit`.
-fn run(client: &mut Client, limit: Duration, mut stop: impl FnMut(&Effect) -> bool) -> (Duration, Vec<Effect>) {
+fn run(
+    client: &mut Client,
+    limit: Duration,
+    mut stop: impl FnMut(&Effect) -> bool,
+) -> (Duration, Vec<Effect>) {
     let mut all = Vec::new();
     loop {
         let Some(at) = client.poll_at().filter(|at| *at <= limit) else {
@@ -68,11 +74,21 @@ fn run(client: &mut Client, limit: Duration, mut stop: impl FnMut(&Effect) -> bo
 fn bound(lease: u32) -> (Client, Duration) {
     let mut client = client(None);
     let (_, discover) = sent(&client.link_up(s(0)));
-    let (_, request) = sent(&client.receive(s(0), &reply(&discover, MessageType::Offer, 11, lease)));
+    let (_, request) =
+        sent(&client.receive(s(0), &reply(&discover, MessageType::Offer, 11, lease)));
     let effects = client.receive(s(0), &reply(&request, MessageType::Ack, 11, lease));
-    assert_eq!(effects, [Effect::Arp(arp::Packet::probe(MAC, Ipv4Addr::new(192, 168, 50, 11)))]);
+    assert_eq!(
+        effects,
+        [Effect::Arp(arp::Packet::probe(
+            MAC,
+            Ipv4Addr::new(192, 168, 50, 11)
+        ))]
+    );
     let (at, effects) = run(&mut client, s(5), |e| matches!(e, Effect::Configure(_)));
-    assert!(effects.contains(&Effect::Arp(arp::Packet::announcement(MAC, Ipv4Addr::new(192, 168, 50, 11)))));
+    assert!(effects.contains(&Effect::Arp(arp::Packet::announcement(
+        MAC,
+        Ipv4Addr::new(192, 168, 50, 11)
+    ))));
     assert_eq!(client.state(), "BOUND");
     (client, at)
 }
@@ -81,16 +97,31 @@ fn bound(lease: u32) -> (Client, Duration) {
 fn four_messages_and_a_probe_make_a_lease() {
     let mut client = client(None);
     let (to, discover) = sent(&client.link_up(s(0)));
-    assert_eq!((to, discover.kind()), (Transport::Broadcast, Ok(MessageType::Discover)));
-    assert_eq!(discover.options.get(code::CLIENT_ID), Some(&[1, 2, 0, 0, 0, 0, 1][..]));
-    assert_eq!(discover.options.text(code::HOST_NAME), Ok(Some("node-1".into())));
+    assert_eq!(
+        (to, discover.kind()),
+        (Transport::Broadcast, Ok(MessageType::Discover))
+    );
+    assert_eq!(
+        discover.options.get(code::CLIENT_ID),
+        Some(&[1, 2, 0, 0, 0, 0, 1][..])
+    );
+    assert_eq!(
+        discover.options.text(code::HOST_NAME),
+        Ok(Some("node-1".into()))
+    );
     let (_, request) = sent(&client.receive(s(1), &reply(&discover, MessageType::Offer, 11, 3600)));
     assert_eq!(request.kind(), Ok(MessageType::Request));
     assert_eq!(request.options.ip(code::SERVER_ID), Ok(Some(SERVER)));
-    assert_eq!(request.options.ip(code::REQUESTED_ADDRESS), Ok(Some(Ipv4Addr::new(192, 168, 50, 11))));
+    assert_eq!(
+        request.options.ip(code::REQUESTED_ADDRESS),
+        Ok(Some(Ipv4Addr::new(192, 168, 50, 11)))
+    );
     assert_eq!(request.client, Ipv4Addr::UNSPECIFIED);
     let (client, at) = bound(3600);
-    assert_eq!((client.lease().unwrap().address.to_string(), at), ("192.168.50.11/24".into(), Duration::from_millis(700)));
+    assert_eq!(
+        (client.lease().unwrap().address.to_string(), at),
+        ("192.168.50.11/24".into(), Duration::from_millis(700))
+    );
 }
 
 #[test]
@@ -99,7 +130,10 @@ fn silence_is_asked_again_with_growing_pauses_forever() {
     client.link_up(s(0));
     let (_, effects) = run(&mut client, s(120), |_| false);
     let count = effects.len();
-    assert!((7..=14).contains(&count), "{count} discovers in two minutes");
+    assert!(
+        (7..=14).contains(&count),
+        "{count} discovers in two minutes"
+    );
 }
 
 #[test]
@@ -108,7 +142,11 @@ fn replies_for_others_are_not_heard() {
     let (_, discover) = sent(&client.link_up(s(0)));
     let mut other = discover.clone();
     other.xid ^= 1;
-    assert!(client.receive(s(0), &reply(&other, MessageType::Offer, 11, 3600)).is_empty());
+    assert!(
+        client
+            .receive(s(0), &reply(&other, MessageType::Offer, 11, 3600))
+            .is_empty()
+    );
     let mut neighbour = Message::parse(&reply(&discover, MessageType::Offer, 11, 3600)).unwrap();
     neighbour.mac = RIVAL;
     assert!(client.receive(s(0), &neighbour.emit()).is_empty());
@@ -123,9 +161,18 @@ fn taken_address_is_declined_and_asked_again_after_ten_seconds() {
     client.receive(s(0), &reply(&request, MessageType::Ack, 11, 3600));
     let address = Ipv4Addr::new(192, 168, 50, 11);
     let effects = client.hear_arp(s(0), &arp::Packet::announcement(RIVAL, address));
-    assert_eq!(effects[0], Effect::Duplicate { address: "192.168.50.11/24".parse().unwrap(), mac: RIVAL });
+    assert_eq!(
+        effects[0],
+        Effect::Duplicate {
+            address: "192.168.50.11/24".parse().unwrap(),
+            mac: RIVAL
+        }
+    );
     let (_, decline) = sent(&effects);
-    assert_eq!((decline.kind(), decline.options.ip(code::REQUESTED_ADDRESS)), (Ok(MessageType::Decline), Ok(Some(address))));
+    assert_eq!(
+        (decline.kind(), decline.options.ip(code::REQUESTED_ADDRESS)),
+        (Ok(MessageType::Decline), Ok(Some(address)))
+    );
     assert_eq!((client.lease(), client.poll_at()), (None, Some(s(10))));
     let (_, discover) = sent(&client.poll(s(10)));
     assert_eq!(discover.kind(), Ok(MessageType::Discover));
@@ -137,20 +184,40 @@ fn renewal_goes_to_the_granting_server_from_the_address() {
     assert_eq!(client.poll_at(), Some(s(1800)));
     let (to, request) = sent(&client.poll(s(1800)));
     let address = Ipv4Addr::new(192, 168, 50, 11);
-    assert_eq!(to, Transport::Unicast { from: address, to: SERVER });
-    assert_eq!((request.client, request.options.ip(code::SERVER_ID), request.options.ip(code::REQUESTED_ADDRESS)), (address, Ok(None), Ok(None)));
+    assert_eq!(
+        to,
+        Transport::Unicast {
+            from: address,
+            to: SERVER
+        }
+    );
+    assert_eq!(
+        (
+            request.client,
+            request.options.ip(code::SERVER_ID),
+            request.options.ip(code::REQUESTED_ADDRESS)
+        ),
+        (address, Ok(None), Ok(None))
+    );
     let effects = client.receive(s(1801), &reply(&request, MessageType::Ack, 11, 3600));
-    assert!(matches!(&effects[..], [Effect::Configure(lease)] if lease.since == s(1800)), "{effects:?}");
+    assert!(
+        matches!(&effects[..], [Effect::Configure(lease)] if lease.since == s(1800)),
+        "{effects:?}"
+    );
     assert_eq!(client.poll_at(), Some(s(3600)));
 }
 
 #[test]
 fn silent_server_leads_to_rebinding_and_then_to_the_end_of_the_lease() {
     let (mut client, _) = bound(3600);
-    let (at, effects) = run(&mut client, s(3599), |e| matches!(e, Effect::Send(Transport::Rebind { .. }, _)));
+    let (at, effects) = run(&mut client, s(3599), |e| {
+        matches!(e, Effect::Send(Transport::Rebind { .. }, _))
+    });
     assert_eq!(at, s(3150));
     assert!(effects.len() > 3, "renewal was tried several times");
-    let (at, effects) = run(&mut client, s(3700), |e| matches!(e, Effect::Deconfigure(_)));
+    let (at, effects) = run(&mut client, s(3700), |e| {
+        matches!(e, Effect::Deconfigure(_))
+    });
     assert_eq!((at, client.state()), (s(3600), "SELECTING"), "{effects:?}");
 }
 
@@ -160,9 +227,13 @@ fn another_server_extends_the_lease_while_rebinding() {
     client.poll(s(1800));
     let (_, request) = sent(&client.poll(s(3150)));
     let mut ack = Message::parse(&reply(&request, MessageType::Ack, 11, 3600)).unwrap();
-    ack.options.set_ip(code::SERVER_ID, Ipv4Addr::new(192, 168, 50, 2));
+    ack.options
+        .set_ip(code::SERVER_ID, Ipv4Addr::new(192, 168, 50, 2));
     let effects = client.receive(s(3151), &ack.emit());
-    assert!(matches!(&effects[..], [Effect::Configure(_)]), "{effects:?}");
+    assert!(
+        matches!(&effects[..], [Effect::Configure(_)]),
+        "{effects:?}"
+    );
 }
 
 #[test]
@@ -171,10 +242,19 @@ fn cable_back_on_the_same_network_keeps_the_address_without_a_gap() {
     client.link_down();
     assert_eq!(client.poll_at(), None);
     let (_, request) = sent(&client.link_up(s(120)));
-    assert_eq!(request.options.ip(code::REQUESTED_ADDRESS), Ok(Some(Ipv4Addr::new(192, 168, 50, 11))));
-    assert_eq!((request.options.ip(code::SERVER_ID), request.client), (Ok(None), Ipv4Addr::UNSPECIFIED));
+    assert_eq!(
+        request.options.ip(code::REQUESTED_ADDRESS),
+        Ok(Some(Ipv4Addr::new(192, 168, 50, 11)))
+    );
+    assert_eq!(
+        (request.options.ip(code::SERVER_ID), request.client),
+        (Ok(None), Ipv4Addr::UNSPECIFIED)
+    );
     let effects = client.receive(s(121), &reply(&request, MessageType::Ack, 11, 3600));
-    assert!(matches!(&effects[..], [Effect::Configure(_)]), "{effects:?}");
+    assert!(
+        matches!(&effects[..], [Effect::Configure(_)]),
+        "{effects:?}"
+    );
 }
 
 #[test]
@@ -185,11 +265,15 @@ fn cable_back_on_another_network_is_refused_and_gets_a_new_lease_at_once() {
     let effects = client.receive(s(120), &reply(&request, MessageType::Nak, 0, 0));
     assert!(matches!(&effects[0], Effect::Deconfigure(_)));
     let (_, discover) = sent(&effects);
-    let (_, request) = sent(&client.receive(s(120), &reply(&discover, MessageType::Offer, 77, 3600)));
+    let (_, request) =
+        sent(&client.receive(s(120), &reply(&discover, MessageType::Offer, 77, 3600)));
     client.receive(s(120), &reply(&request, MessageType::Ack, 77, 3600));
     let (at, _) = run(&mut client, s(130), |e| matches!(e, Effect::Configure(_)));
     assert!(at < s(122), "{at:?}");
-    assert_eq!(client.lease().unwrap().address.to_string(), "192.168.50.77/24");
+    assert_eq!(
+        client.lease().unwrap().address.to_string(),
+        "192.168.50.77/24"
+    );
 }
 
 #[test]
@@ -197,9 +281,11 @@ fn cable_back_where_the_server_ignores_us_discovers_while_the_old_address_stays(
     let (mut client, _) = bound(3600);
     client.link_down();
     client.link_up(s(120));
-    let (at, effects) = run(&mut client, s(180), |e| {
-        matches!(e, Effect::Send(_, bytes) if Message::parse(bytes).unwrap().kind() == Ok(MessageType::Discover))
-    });
+    let (at, effects) = run(
+        &mut client,
+        s(180),
+        |e| matches!(e, Effect::Send(_, bytes) if Message::parse(bytes).unwrap().kind() == Ok(MessageType::Discover)),
+    );
     assert!(at < s(135), "{at:?}");
     assert!(!effects.iter().any(|e| matches!(e, Effect::Deconfigure(_))));
     assert!(client.lease().is_some());
@@ -209,7 +295,10 @@ fn cable_back_where_the_server_ignores_us_discovers_while_the_old_address_stays(
 fn lease_that_ended_while_the_cable_was_out_goes_when_it_is_back() {
     let (mut client, _) = bound(60);
     client.link_down();
-    assert!(client.poll(s(100)).is_empty(), "nobody to disturb without a cable");
+    assert!(
+        client.poll(s(100)).is_empty(),
+        "nobody to disturb without a cable"
+    );
     let effects = client.link_up(s(120));
     assert!(matches!(&effects[0], Effect::Deconfigure(_)));
     assert_eq!(sent(&effects).1.kind(), Ok(MessageType::Discover));
@@ -222,7 +311,10 @@ fn restarted_agent_asks_for_its_remembered_lease_and_never_drops_it() {
     let (_, request) = sent(&client.link_up(s(50)));
     assert_eq!(request.kind(), Ok(MessageType::Request));
     let effects = client.receive(s(50), &reply(&request, MessageType::Ack, 11, 3600));
-    assert!(matches!(&effects[..], [Effect::Configure(_)]), "no probe against ourselves: {effects:?}");
+    assert!(
+        matches!(&effects[..], [Effect::Configure(_)]),
+        "no probe against ourselves: {effects:?}"
+    );
 }
 
 #[test]
@@ -231,7 +323,17 @@ fn rival_is_answered_once_and_then_given_way() {
     let claim = arp::Packet::announcement(RIVAL, Ipv4Addr::new(192, 168, 50, 11));
     assert!(matches!(&client.hear_arp(at, &claim)[..], [Effect::Arp(_)]));
     let effects = client.hear_arp(at + s(1), &claim);
-    assert!(matches!(&effects[..], [Effect::Deconfigure(_), Effect::Duplicate { .. }, Effect::Send(..)]), "{effects:?}");
+    assert!(
+        matches!(
+            &effects[..],
+            [
+                Effect::Deconfigure(_),
+                Effect::Duplicate { .. },
+                Effect::Send(..)
+            ]
+        ),
+        "{effects:?}"
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use kedge_sys::{Result, fs};
 
-use super::NodeNetwork;
+use crate::network::NodeNetwork;
 
 /// Writes both files.
 pub fn write(etc: &Path, network: &NodeNetwork, node_name: Option<&str>) -> Result<()> {
@@ -34,7 +34,9 @@ fn resolv_conf(network: &NodeNetwork) -> String {
 }
 
 fn hosts(network: &NodeNetwork, name: Option<&str>) -> String {
-    let mut text = String::from("# Written by kedge.\n127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
+    let mut text = String::from(
+        "# Written by kedge.\n127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n",
+    );
     if let (Some(primary), Some(name)) = (&network.primary, name) {
         text.push_str(&format!("{} {name}\n", primary.address));
     }
@@ -55,9 +57,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), &network, Some("edge-7")).unwrap();
         let resolv = std::fs::read_to_string(dir.path().join("resolv.conf")).unwrap();
-        assert_eq!(resolv, "# Written by kedge.\nsearch lan example.org\nnameserver 192.168.50.1\n");
-        let before = std::fs::metadata(dir.path().join("hosts")).unwrap().modified().unwrap();
+        assert_eq!(
+            resolv,
+            "# Written by kedge.\nsearch lan example.org\nnameserver 192.168.50.1\n"
+        );
+        let before = std::fs::metadata(dir.path().join("hosts"))
+            .unwrap()
+            .modified()
+            .unwrap();
         write(dir.path(), &network, Some("edge-7")).unwrap();
-        assert_eq!(std::fs::metadata(dir.path().join("hosts")).unwrap().modified().unwrap(), before);
+        assert_eq!(
+            std::fs::metadata(dir.path().join("hosts"))
+                .unwrap()
+                .modified()
+                .unwrap(),
+            before
+        );
     }
 }
