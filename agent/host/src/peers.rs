@@ -255,7 +255,8 @@ fn cluster_addresses(own: &[Ipv4Net], cluster: &ClusterNodes, peers: &[Peer]) ->
     ranges.chain(nodes).collect()
 }
 
-fn apply_table(
+/// Brings the masquerade table to what is wanted.
+pub(crate) fn apply_table(
     desired: &kedge_wire::nft::Table,
 ) -> std::result::Result<(), kedge_sys::nfnetlink::Error> {
     let mut netfilter = Netfilter::open()?;

@@ -383,6 +383,66 @@ fn the_nodes_loopback_services_stay_out_of_a_pods_reach() {
 }
 
 #[test]
+fn pods_borrow_the_nodes_address_towards_the_world_only() {
+    use std::os::fd::AsRawFd;
+    in_fresh_netns(|| {
+        let node = node("10.244.1.0/24");
+        let (inside, outside) = (pod("a"), pod("world"));
+        let at_inside = node.add(&inside, "");
+        let mut here = Rtnetlink::open().unwrap();
+        crate::testing::veth(
+            &mut here,
+            "uplink",
+            "world",
+            Some(outside.netns.as_raw_fd()),
+        );
+        let mut there = Rtnetlink::open_in(outside.netns.as_fd()).unwrap();
+        for (handle, name, net) in [
+            (&mut here, "uplink", "203.0.113.1/24"),
+            (&mut there, "world", "203.0.113.2/24"),
+        ] {
+            let index = handle.link(name).unwrap().unwrap().index;
+            let address = Address {
+                index,
+                net: net.parse().unwrap(),
+                valid: None,
+                protocol: None,
+            };
+            handle.apply(&Request::set_address(&address)).unwrap();
+            handle.apply(&Request::set_link_up(index, true)).unwrap();
+        }
+        // The way back to pods exists: what the world sees is decided by the table alone.
+        there
+            .apply(&Request::replace_route(&kedge_wire::rtnl::Route {
+                destination: "10.244.1.0/24".parse().unwrap(),
+                target: kedge_wire::rtnl::Target::Gateway {
+                    index: None,
+                    via: Ipv4Addr::new(203, 0, 113, 1),
+                    onlink: false,
+                },
+                source: None,
+                metric: 0,
+                protocol: 4,
+            }))
+            .unwrap();
+        let own: Ipv4Net = "10.244.1.0/24".parse().unwrap();
+        let world: Ipv4Net = "203.0.113.2/32".parse().unwrap();
+        let seen = |cluster: &[Ipv4Net]| {
+            let table = kedge_podnet::masquerade::table(&[own], &cluster.iter().copied().collect());
+            crate::peers::apply_table(&table).unwrap();
+            let server = outside.serve(80);
+            assert_eq!(
+                inside.inside(|| hello((world.addr(), 80))).unwrap(),
+                "hello"
+            );
+            server.join().unwrap().ip()
+        };
+        assert_eq!(seen(&[own]), Ipv4Addr::new(203, 0, 113, 1));
+        assert_eq!(seen(&[own, world]), at_inside);
+    });
+}
+
+#[test]
 fn status_says_whether_pods_can_start() {
     let dir = tempfile::tempdir().unwrap();
     let paths = Paths {
