@@ -193,6 +193,8 @@ fn write_report(context: &mut Context) {
     if let Err(e) = kedge_sys::fs::write_atomic(paths::RUN_INIT, json.as_bytes(), 0o644) {
         context.log.warn(format_args!("warning: {e}"));
     }
+    let stages = context.report.stages_to_env();
+    context.log.say(format_args!("boot stages in ms: {stages}"));
     let faults = context.report.faults.len();
     let id = context.report.machine_id.as_deref().unwrap_or("none");
     context

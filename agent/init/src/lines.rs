@@ -11,15 +11,29 @@ use crate::supervise::{Text, text};
 pub const MAX_LINE: usize = 512;
 /// Lines of one child per second: at 100 bytes each, half of what a serial console at 115200 baud carries.
 pub const PER_SECOND: u32 = 50;
+/// Lines that may come at once after a quiet time: a program's start, a backtrace.
+pub const BURST: u32 = 250;
 
 /// One child's stream.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Lines {
     line: heapless::Vec<u8, MAX_LINE>,
     cut: bool,
     second: u64,
-    used: u32,
+    allowance: u32,
     dropped: u32,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self {
+            line: heapless::Vec::new(),
+            cut: false,
+            second: 0,
+            allowance: BURST,
+            dropped: 0,
+        }
+    }
 }
 
 impl Lines {
@@ -38,17 +52,18 @@ impl Lines {
 
     /// Says how many lines were dropped, once their second is over; to be called now and then.
     pub fn settle(&mut self, now: Duration) -> Option<Text> {
-        if now.as_secs() == self.second {
+        // The clock is the boot clock and does not go back; if it did, nothing would be granted.
+        let passed = now.as_secs().saturating_sub(self.second);
+        if passed == 0 {
             return None;
         }
         self.second = now.as_secs();
-        self.used = 0;
+        let granted = u32::try_from(passed)
+            .unwrap_or(u32::MAX)
+            .saturating_mul(PER_SECOND);
+        self.allowance = self.allowance.saturating_add(granted).min(BURST);
         let dropped = std::mem::take(&mut self.dropped);
-        (dropped > 0).then(|| {
-            text(format_args!(
-                "({dropped} lines dropped: more than {PER_SECOND} in a second)"
-            ))
-        })
+        (dropped > 0).then(|| text(format_args!("({dropped} lines dropped: too many at once)")))
     }
 
     fn add(&mut self, byte: u8) {
@@ -65,10 +80,12 @@ impl Lines {
         if let Some(note) = self.settle(now) {
             emit(note.as_bytes());
         }
-        if self.used >= PER_SECOND {
+        if self.line.is_empty() {
+            // Nothing to say.
+        } else if self.allowance == 0 {
             self.dropped = self.dropped.saturating_add(1);
-        } else if !self.line.is_empty() {
-            self.used += 1;
+        } else {
+            self.allowance -= 1;
             if self.cut {
                 // `add` left room for it.
                 let _ = self.line.extend_from_slice("…".as_bytes());
@@ -120,12 +137,16 @@ mod tests {
     #[test]
     fn a_flood_is_counted_instead_of_printed() {
         let mut lines = Lines::default();
-        let flood = b"x\n".repeat(80);
-        assert_eq!(all(&mut lines, &flood, 7).len(), 50);
-        assert_eq!(
-            all(&mut lines, b"y\n", 8),
-            ["(30 lines dropped: more than 50 in a second)", "y"]
-        );
+        let flood = b"x\n".repeat(300);
+        assert_eq!(all(&mut lines, &flood, 7).len(), 250);
+        let next = all(&mut lines, &flood, 8);
+        assert_eq!(next.len(), 51);
+        assert_eq!(next[0], "(50 lines dropped: too many at once)");
+        assert!(lines.settle(Duration::from_secs(8)).is_none());
+        let note = lines.settle(Duration::from_secs(9)).expect("a note");
+        assert_eq!(note, "(250 lines dropped: too many at once)");
+        // A quiet time gives the burst back, and no more.
+        assert_eq!(all(&mut lines, &flood, 100).len(), 250);
     }
 
     proptest! {

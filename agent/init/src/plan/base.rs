@@ -184,11 +184,11 @@ fn more_file_systems() -> Vec<Planned> {
 }
 
 /// Init writes its lines to the console itself and to the kernel's log for the record: without this they would appear
-/// twice. Warnings and worse of the kernel stay visible.
+/// twice. The kernel's errors stay visible.
 fn console_level(cmdline: &Cmdline) -> Vec<Planned> {
     // The kernel would take 10 lines in 5 seconds; init limits services' lines itself.
     let all = Step::Sysctl("kernel/printk_devkmsg", "on".to_owned()).may();
-    let quiet = Step::Sysctl("kernel/printk", "5".to_owned()).may();
+    let quiet = Step::Sysctl("kernel/printk", "4".to_owned()).may();
     if cmdline.kernel_log {
         vec![all]
     } else {
