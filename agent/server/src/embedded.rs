@@ -42,18 +42,31 @@ async fn manifest(
     State(root): State<Arc<PathBuf>>,
     UrlPath((name, reference)): UrlPath<(String, String)>,
 ) -> Response {
-    let Some(layout) = layout(&root, &name) else { return unknown("NAME_UNKNOWN", &name) };
-    let digest = if reference.starts_with("sha256:") { Some(reference.clone()) } else { tagged(&layout, &reference) };
-    match digest.as_deref().and_then(|d| Some((d, read_blob(&layout, d)?))) {
+    let Some(layout) = layout(&root, &name) else {
+        return unknown("NAME_UNKNOWN", &name);
+    };
+    let digest = if reference.starts_with("sha256:") {
+        Some(reference.clone())
+    } else {
+        tagged(&layout, &reference)
+    };
+    match digest
+        .as_deref()
+        .and_then(|d| Some((d, read_blob(&layout, d)?)))
+    {
         Some((digest, bytes)) => {
-            let media = media_type(&bytes).unwrap_or_else(|| "application/vnd.oci.image.manifest.v1+json".to_owned());
+            let media = media_type(&bytes)
+                .unwrap_or_else(|| "application/vnd.oci.image.manifest.v1+json".to_owned());
             answer(&media, digest, bytes)
         }
         None => unknown("MANIFEST_UNKNOWN", &format!("{name}:{reference}")),
     }
 }
 
-async fn blob(State(root): State<Arc<PathBuf>>, UrlPath((name, digest)): UrlPath<(String, String)>) -> Response {
+async fn blob(
+    State(root): State<Arc<PathBuf>>,
+    UrlPath((name, digest)): UrlPath<(String, String)>,
+) -> Response {
     match layout(&root, &name).and_then(|l| read_blob(&l, &digest)) {
         Some(bytes) => answer("application/octet-stream", &digest, bytes),
         None => unknown("BLOB_UNKNOWN", &digest),
@@ -61,12 +74,24 @@ async fn blob(State(root): State<Arc<PathBuf>>, UrlPath((name, digest)): UrlPath
 }
 
 fn answer(media: &str, digest: &str, bytes: Vec<u8>) -> Response {
-    ([(header::CONTENT_TYPE.as_str(), media), ("docker-content-digest", digest)], bytes).into_response()
+    (
+        [
+            (header::CONTENT_TYPE.as_str(), media),
+            ("docker-content-digest", digest),
+        ],
+        bytes,
+    )
+        .into_response()
 }
 
 fn unknown(code: &str, what: &str) -> Response {
     let body = serde_json::json!({"errors": [{"code": code, "message": format!("{what} is not embedded in this image")}]});
-    (StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+    (
+        StatusCode::NOT_FOUND,
+        [(header::CONTENT_TYPE, "application/json")],
+        body.to_string(),
+    )
+        .into_response()
 }
 
 /// The layout's directory; names with separators or dots in front never leave `root`.
@@ -78,10 +103,14 @@ fn layout(root: &Path, name: &str) -> Option<PathBuf> {
 /// The digest that `index.json` gives to a tag; an index with one manifest and no tag serves every tag.
 fn tagged(layout: &Path, tag: &str) -> Option<String> {
     const REF: &str = "org.opencontainers.image.ref.name";
-    let index: serde_json::Value = serde_json::from_slice(&std::fs::read(layout.join("index.json")).ok()?).ok()?;
+    let index: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(layout.join("index.json")).ok()?).ok()?;
     let manifests = index.get("manifests")?.as_array()?;
     let named = manifests.iter().find(|m| {
-        let name = m.get("annotations").and_then(|a| a.get(REF)).and_then(|r| r.as_str());
+        let name = m
+            .get("annotations")
+            .and_then(|a| a.get(REF))
+            .and_then(|r| r.as_str());
         name.is_some_and(|n| n == tag || n.ends_with(&format!(":{tag}")))
     });
     Some(named?.get("digest")?.as_str()?.to_owned())
@@ -106,7 +135,11 @@ mod tests {
     fn made(dir: &Path) -> String {
         let digest = "a".repeat(64);
         fs::create_dir_all(dir.join("pause/blobs/sha256")).unwrap();
-        fs::write(dir.join("pause/blobs/sha256").join(&digest), r#"{"mediaType":"application/x"}"#).unwrap();
+        fs::write(
+            dir.join("pause/blobs/sha256").join(&digest),
+            r#"{"mediaType":"application/x"}"#,
+        )
+        .unwrap();
         let index = serde_json::json!({"manifests": [{"digest": format!("sha256:{digest}"),
             "annotations": {"org.opencontainers.image.ref.name": "kedge.local/pause:1"}}]});
         fs::write(dir.join("pause/index.json"), index.to_string()).unwrap();
@@ -121,7 +154,10 @@ mod tests {
         assert_eq!(tagged(&found, "1"), Some(format!("sha256:{digest}")));
         assert_eq!(tagged(&found, "2"), None);
         assert!(read_blob(&found, &format!("sha256:{digest}")).is_some());
-        assert_eq!(media_type(&read_blob(&found, &format!("sha256:{digest}")).unwrap()).unwrap(), "application/x");
+        assert_eq!(
+            media_type(&read_blob(&found, &format!("sha256:{digest}")).unwrap()).unwrap(),
+            "application/x"
+        );
         fs::remove_dir_all(&dir).unwrap();
     }
 

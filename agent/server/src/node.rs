@@ -1,0 +1,124 @@
+//! What the server asks of the node. Implemented by the composition root over the kubelet, the API handle and the config; by a table
+//! in tests.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::auth::{AccessRequest, User};
+
+/// A future behind the object-safe trait.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, NodeError>> + Send + 'a>>;
+
+/// Which container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerRef {
+    pub namespace: String,
+    pub pod: String,
+    /// Must match when given.
+    pub uid: Option<String>,
+    pub container: String,
+}
+
+/// Which pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodRef {
+    pub namespace: String,
+    pub pod: String,
+    /// Must match when given.
+    pub uid: Option<String>,
+}
+
+/// Which streams exec and attach want.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "the query parameters are so")]
+pub struct Streams {
+    pub stdin: bool,
+    pub stdout: bool,
+    pub stderr: bool,
+    pub tty: bool,
+}
+
+/// A container instance's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSource {
+    /// The file being written now; rotation renames it and makes another of this name.
+    pub path: PathBuf,
+    /// For [`Node::is_running`]: following ends when it no longer is.
+    pub container_id: String,
+}
+
+/// Why the node has no answer; the texts go to the user.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NodeError {
+    /// No such pod or container: 404.
+    #[error("{0}")]
+    NotFound(String),
+    /// It exists, but not in a state to do this: 400.
+    #[error("{0}")]
+    NotNow(String),
+    /// The runtime or the API server failed: 500.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// One of the checks behind `/healthz`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// "syncloop", "log"; `ping` is the server's own.
+    pub name: &'static str,
+    /// Why it fails.
+    pub problem: Option<String>,
+}
+
+/// The node as its servers see it.
+pub trait Node: Send + Sync + 'static {
+    /// The Node object's name, which access is reviewed for.
+    fn name(&self) -> String;
+
+    /// Pods as this node was told, with the status it reports.
+    fn pods(&self) -> Vec<Pod>;
+
+    /// Pods as the runtime has them.
+    fn running_pods(&self) -> Answer<'_, Vec<Pod>>;
+
+    /// URL of the runtime's streaming server.
+    fn exec_url(
+        &self,
+        target: ContainerRef,
+        command: Vec<String>,
+        streams: Streams,
+    ) -> Answer<'_, String>;
+
+    /// URL of the runtime's streaming server. Whether there is a terminal is the container's to say.
+    fn attach_url(&self, target: ContainerRef, streams: Streams) -> Answer<'_, String>;
+
+    /// URL of the runtime's streaming server. `ports` is empty for SPDY, which names them per stream.
+    fn port_forward_url(&self, target: PodRef, ports: Vec<u16>) -> Answer<'_, String>;
+
+    /// Runs a command and gives its output (stdout, then stderr).
+    fn run(&self, target: ContainerRef, command: Vec<String>) -> Answer<'_, Vec<u8>>;
+
+    /// Where the log of the container (or of its instance before) is.
+    fn log_source(&self, target: ContainerRef, previous: bool) -> Answer<'_, LogSource>;
+
+    /// Whether this container instance still runs.
+    fn is_running(&self, container_id: &str) -> bool;
+
+    /// TokenReview: whose token this is; `None` when nobody's.
+    fn review_token(&self, token: String) -> Answer<'_, Option<User>>;
+
+    /// SubjectAccessReview.
+    fn review_access(&self, request: AccessRequest) -> Answer<'_, bool>;
+
+    /// The checks behind `/healthz`.
+    fn health(&self) -> Vec<HealthCheck>;
+
+    /// A KubeletConfiguration, for `/configz`.
+    fn configuration(&self) -> serde_json::Value;
+}
+
+/// The node, shared by connections.
+pub type SharedNode = Arc<dyn Node>;
