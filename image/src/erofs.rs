@@ -52,7 +52,8 @@ pub fn make(
         "--quiet".into(),
     ];
     if compression == Compression::Lz4hc {
-        args.push("-zlz4hc,12".into());
+        // Level 12 saves another 0.5 % and takes five times as long.
+        args.push("-zlz4hc,6".into());
     }
     args.extend([out.into(), root.into()]);
     tool::run("mkfs.erofs", &args, &[])?;

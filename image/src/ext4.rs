@@ -63,6 +63,8 @@ pub fn make(image: &Path, volume: &Volume<'_>) -> Result<()> {
         volume.label,
         "-U",
         &uuid,
+        "-b",
+        "4096",
         "-m",
         "1",
     ];
@@ -117,6 +119,9 @@ mod tests {
         let volume = dir.path().join("volume");
         fs::write(&volume, &first[1 << 20..]).unwrap();
         tool::run("e2fsck", &["-fn".as_ref(), volume.as_os_str()], &[]).unwrap();
-        assert_eq!(&first[(1 << 20) + 1024 + 120..][..11], b"KEDGE-STATE");
+        let superblock = &first[(1 << 20) + 1024..];
+        assert_eq!(&superblock[120..131], b"KEDGE-STATE");
+        // Without an explicit block size mke2fs counts in KiB, and the volume fills a quarter of its place.
+        assert_eq!(superblock[4..8], (64u32 << 20 >> 12).to_le_bytes());
     }
 }
