@@ -39,7 +39,7 @@
 //!             finished(&mut self, &Inputs, &ActionKey, Outcome, Now)} -> Vec<Event>;  PodMemory::cancelled(&mut self, &ActionKey)
 //! probe::Set::{due(&mut self, Now) -> Vec<Run>, wake_at(&self) -> Option<Duration>, record(&mut self, &Run, Answer, Now) -> Vec<Event>}
 //! status::generate(&Inputs, &PodMemory, Now) -> PodStatus     status::patch(uid, old: &PodStatus, new: &PodStatus) -> Option<Value>
-//! hosts::etc_hosts(..), resolv::*, logs::*, termination::*, mirror::*, atomic::plan(..), node::*
+//! hosts::etc_hosts(..), resolv::*, logs::*, termination::*, mirror::*, node::*
 //! ```
 //!
 //! # Deliberately absent
@@ -48,17 +48,16 @@
 //! would lose: [`memory::PodMemory`] starts empty and planning a reached state stays empty.
 
 pub mod action;
-// soon: admit
-// soon: atomic
+pub mod admit;
 pub mod backoff;
-// soon: fields
+pub mod fields;
 pub mod hook;
 pub mod hosts;
 pub mod logs;
 pub mod memory;
-// soon: mirror
+pub mod mirror;
 pub mod needs;
-// soon: node
+pub mod node;
 pub mod observed;
 pub mod plan;
 pub mod pod;
@@ -67,7 +66,7 @@ pub mod qos;
 pub mod quantity;
 pub mod resolv;
 pub mod resolve;
-// soon: selector
+pub mod selector;
 pub mod spec;
 pub mod status;
 pub mod termination;

@@ -182,6 +182,20 @@ mod tests {
     }
 
     #[test]
+    fn the_older_service_account_field_counts() {
+        let of = |spec: &str| {
+            let pod = pod(&format!(r#"{{"spec": {{"containers": [], {spec}}}}}"#));
+            service_account(pod::spec(&pod)).to_owned()
+        };
+        assert_eq!(of(r#""serviceAccount": "old""#), "old");
+        assert_eq!(
+            of(r#""serviceAccount": "old", "serviceAccountName": "new""#),
+            "new"
+        );
+        assert_eq!(of(r#""dnsPolicy": "None""#), "default");
+    }
+
+    #[test]
     fn tokens_are_renewed_after_four_fifths_or_a_day() {
         assert_eq!(token_refresh_at(1000, 3600, 0.0), 1000 + 2880);
         assert_eq!(token_refresh_at(1000, 3600, 1.0), 1000 + 2870);

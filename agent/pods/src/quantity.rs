@@ -115,13 +115,21 @@ pub fn cpu(milli: u64) -> Quantity {
     })
 }
 
-/// Bytes as text, in Ki where that is exact (as upstream writes memory).
+/// Bytes as text, in the largest binary unit that is exact (the canonical form).
 pub fn bytes(value: u64) -> Quantity {
-    Quantity(if value != 0 && value.is_multiple_of(1024) {
-        format!("{}Ki", value / 1024)
-    } else {
-        value.to_string()
-    })
+    for (shift, unit) in [
+        (60, "Ei"),
+        (50, "Pi"),
+        (40, "Ti"),
+        (30, "Gi"),
+        (20, "Mi"),
+        (10, "Ki"),
+    ] {
+        if value >= 1 << shift && value.is_multiple_of(1 << shift) {
+            return Quantity(format!("{}{unit}", value >> shift));
+        }
+    }
+    Quantity(value.to_string())
 }
 
 /// A plain count.
@@ -196,6 +204,8 @@ mod tests {
         assert_eq!(cpu(2000).0, "2");
         assert_eq!(cpu(1800).0, "1800m");
         assert_eq!(bytes(4096).0, "4Ki");
+        assert_eq!(bytes(3 << 30).0, "3Gi");
+        assert_eq!(bytes(1025 << 10).0, "1025Ki");
         assert_eq!(bytes(1000).0, "1000");
         assert!(same(&Quantity("1024Ki".into()), &Quantity("1Mi".into())));
         assert!(!same(&Quantity("1".into()), &Quantity("1Mi".into())));

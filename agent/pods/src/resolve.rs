@@ -25,7 +25,7 @@ pub struct Objects {
 }
 
 /// What the node contributes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct NodeFacts {
     pub name: String,
     /// Primary first; one per family.
@@ -125,6 +125,7 @@ pub mod downward;
 pub mod env;
 mod expand;
 mod mounts;
+mod payload;
 mod sandbox;
 mod security;
 mod services;

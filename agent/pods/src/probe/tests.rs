@@ -234,3 +234,23 @@ fn a_clock_step_of_a_year_fails_no_probe() {
         assert_eq!(w.set.failed("c", "id-0"), None);
     }
 }
+
+#[test]
+fn a_run_carries_the_probes_timeout() {
+    let mut w = World::new(
+        r#""livenessProbe": {"tcpSocket": {"port": 1}, "timeoutSeconds": 4}, "readinessProbe": {"tcpSocket": {"port": 1}}"#,
+        0,
+    );
+    w.sync(100, false);
+    let node = node();
+    let inputs = Inputs {
+        pod: &w.pod,
+        fate: &Fate::Run,
+        observed: &w.observed,
+        published: None,
+        node: &node,
+    };
+    let (runs, _) = w.set.due(&inputs, at(100));
+    let timeouts: Vec<u64> = runs.iter().map(|r| r.timeout.as_secs()).collect();
+    assert_eq!(timeouts, [4, 1]);
+}

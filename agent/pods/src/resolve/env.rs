@@ -139,9 +139,9 @@ fn text(bytes: &[u8]) -> String {
 /// Expands a probe's command with the container's literal variables only: a probe has no environment of its own.
 pub fn expand_static(command: &[String], container: &Container) -> Vec<String> {
     let lookup = |name: &str| {
-        let vars = container.env.iter().flatten();
-        vars.filter(|v| v.name == name)
-            .last()
+        let vars = container.env.as_deref().unwrap_or_default().iter();
+        vars.rev()
+            .find(|v| v.name == name)
             .map(|v| v.value.clone().unwrap_or_default())
     };
     command.iter().map(|word| expand(word, lookup)).collect()

@@ -4,21 +4,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath, Pod,
-    PodSpec, ProjectedVolumeSource, Secret, Volume as ApiVolume, VolumeProjection,
+    EmptyDirVolumeSource, HostPathVolumeSource, Pod, PodSpec, Volume as ApiVolume,
 };
 
-use super::{NodeFacts, Objects, Reason, downward, env};
-use crate::needs;
+use super::payload::{Defaults, Files, config_map_files, secret_files};
+use super::{NodeFacts, Objects, Reason, env};
 use crate::pod;
 use crate::quantity::Amount;
 use crate::volume::{
-    Content, File, FilesSource, FsGroup, HostPathType, Medium, Volume, VolumePlan, dir_name,
+    File, FilesSource, FsGroup, HostPathType, Medium, Volume, VolumePlan, dir_name,
 };
-
-const DEFAULT_MODE: u32 = 0o644;
-/// A token is for one user: the pod's only one, or the group of fsGroup.
-const TOKEN_MODE: u32 = 0o600;
 
 /// All volumes of the pod, in the spec's order.
 pub fn volumes(pod: &Pod, objects: &Objects, node: &NodeFacts) -> Result<Vec<Volume>, Reason> {
@@ -209,211 +204,7 @@ fn host_path(source: &HostPathVolumeSource) -> Result<VolumePlan, Reason> {
     })
 }
 
-/// Mode and owner of files that say nothing themselves.
-#[derive(Clone, Copy)]
-struct Defaults {
-    mode: u32,
-    uid: Option<u32>,
-}
-
-impl Defaults {
-    fn new(mode: Option<i32>, user: Option<i64>) -> Defaults {
-        Defaults {
-            mode: mode
-                .and_then(|m| u32::try_from(m).ok())
-                .unwrap_or(DEFAULT_MODE),
-            uid: user.and_then(|u| u32::try_from(u).ok()),
-        }
-    }
-
-    fn file(self, path: &str, bytes: Vec<u8>, mode: Option<i32>, user: Option<i64>) -> File {
-        File {
-            path: path.to_owned(),
-            content: Content::Bytes(bytes),
-            mode: mode
-                .and_then(|m| u32::try_from(m).ok())
-                .unwrap_or(self.mode),
-            uid: user.and_then(|u| u32::try_from(u).ok()).or(self.uid),
-        }
-    }
-}
-
-/// All keys, or the chosen ones.
-fn choose(
-    all: BTreeMap<String, Vec<u8>>,
-    items: Option<&[KeyToPath]>,
-    optional: Option<bool>,
-    kind: &str,
-    defaults: Defaults,
-) -> Result<Vec<File>, Reason> {
-    let Some(items) = items.filter(|i| !i.is_empty()) else {
-        return Ok(all
-            .into_iter()
-            .map(|(key, bytes)| defaults.file(&key, bytes, None, None))
-            .collect());
-    };
-    let mut files = Vec::new();
-    for item in items {
-        match all.get(&item.key) {
-            Some(bytes) => {
-                files.push(defaults.file(&item.path, bytes.clone(), item.mode, item.user))
-            }
-            None if optional == Some(true) => {}
-            None => {
-                return Err(Reason::new(
-                    "FailedMount",
-                    format!("references non-existent {kind} key: {}", item.key),
-                ));
-            }
-        }
-    }
-    Ok(files)
-}
-
-fn config_map_files(
-    map: &ConfigMap,
-    items: Option<&[KeyToPath]>,
-    optional: Option<bool>,
-    defaults: Defaults,
-) -> Result<Vec<File>, Reason> {
-    let mut all = BTreeMap::new();
-    for (key, text) in map.data.iter().flatten() {
-        all.insert(key.clone(), text.clone().into_bytes());
-    }
-    for (key, bytes) in map.binary_data.iter().flatten() {
-        all.insert(key.clone(), bytes.0.clone());
-    }
-    choose(all, items, optional, "config", defaults)
-}
-
-fn secret_files(
-    secret: &Secret,
-    items: Option<&[KeyToPath]>,
-    optional: Option<bool>,
-    defaults: Defaults,
-) -> Result<Vec<File>, Reason> {
-    let data = secret.data.iter().flatten();
-    let all = data
-        .map(|(key, bytes)| (key.clone(), bytes.0.clone()))
-        .collect();
-    choose(all, items, optional, "secret", defaults)
-}
-
-/// What the files of downward and projected volumes are made from.
-struct Files<'a> {
-    pod: &'a Pod,
-    objects: &'a Objects,
-    node: &'a NodeFacts,
-}
-
-impl Files<'_> {
-    fn downward(
-        &self,
-        items: Option<&[DownwardAPIVolumeFile]>,
-        defaults: Defaults,
-    ) -> Result<Vec<File>, Reason> {
-        let mut files = Vec::new();
-        for item in items.into_iter().flatten() {
-            let text = if let Some(r) = &item.field_ref {
-                downward::field(r, self.pod, self.node, &[])?
-            } else if let Some(r) = &item.resource_field_ref {
-                downward::resource(r, self.pod, None, self.node)?
-            } else {
-                String::new()
-            };
-            files.push(defaults.file(&item.path, text.into_bytes(), item.mode, item.user));
-        }
-        Ok(files)
-    }
-
-    fn projected(&self, source: &ProjectedVolumeSource) -> Result<Vec<File>, Reason> {
-        let defaults = Defaults::new(source.default_mode, source.default_user);
-        let mut files = Vec::new();
-        for one in source.sources.iter().flatten() {
-            files.extend(self.projection(one, defaults)?);
-        }
-        Ok(files)
-    }
-
-    fn projection(&self, one: &VolumeProjection, defaults: Defaults) -> Result<Vec<File>, Reason> {
-        if let Some(s) = &one.config_map {
-            let map = env::config_map(self.objects, &s.name, s.optional)?;
-            return map.map_or(Ok(Vec::new()), |m| {
-                config_map_files(m, s.items.as_deref(), s.optional, defaults)
-            });
-        }
-        if let Some(s) = &one.secret {
-            let found = env::secret(self.objects, &s.name, s.optional)?;
-            return found.map_or(Ok(Vec::new()), |m| {
-                secret_files(m, s.items.as_deref(), s.optional, defaults)
-            });
-        }
-        if let Some(s) = &one.downward_api {
-            return self.downward(s.items.as_deref(), defaults);
-        }
-        if let Some(t) = &one.service_account_token {
-            let spec = pod::spec(self.pod);
-            let user = t
-                .user
-                .or_else(|| only_user(spec))
-                .and_then(|u| u32::try_from(u).ok());
-            let narrow = user.is_some() || fs_group_of(spec).is_some();
-            return Ok(vec![File {
-                path: t.path.clone(),
-                content: Content::Token(needs::token_request(spec, t)),
-                mode: if narrow { TOKEN_MODE } else { defaults.mode },
-                uid: user.or(defaults.uid),
-            }]);
-        }
-        if let Some(b) = &one.cluster_trust_bundle {
-            let key = b
-                .name
-                .as_deref()
-                .or(b.signer_name.as_deref())
-                .unwrap_or_default();
-            return match self.objects.trust_bundles.get(key) {
-                Some(pem) => Ok(vec![defaults.file(
-                    &b.path,
-                    pem.clone().into_bytes(),
-                    None,
-                    b.user,
-                )]),
-                None if b.optional == Some(true) => {
-                    Ok(vec![defaults.file(&b.path, Vec::new(), None, b.user)])
-                }
-                None => Err(Reason::new(
-                    "FailedMount",
-                    format!("clustertrustbundle {key:?} not found"),
-                )),
-            };
-        }
-        Err(Reason::new(
-            "FailedMount",
-            "a projected source has a type that this node does not support",
-        ))
-    }
-}
-
-/// The user that all containers run as, if it is one and the same.
-fn only_user(spec: &PodSpec) -> Option<i64> {
-    let of_pod = spec.security_context.as_ref().and_then(|s| s.run_as_user);
-    let mut users: Vec<Option<i64>> = pod::members(spec)
-        .map(|m| {
-            m.spec
-                .security_context
-                .as_ref()
-                .and_then(|s| s.run_as_user)
-                .or(of_pod)
-        })
-        .collect();
-    users.dedup();
-    match users[..] {
-        [Some(one)] => Some(one),
-        _ => None,
-    }
-}
-
-fn fs_group_of(spec: &PodSpec) -> Option<u32> {
+pub(super) fn fs_group_of(spec: &PodSpec) -> Option<u32> {
     u32::try_from(spec.security_context.as_ref()?.fs_group?).ok()
 }
 

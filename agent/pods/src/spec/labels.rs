@@ -19,6 +19,8 @@ pub const TERMINATION_MESSAGE_POLICY: &str = "io.kubernetes.container.terminatio
 pub const PRE_STOP: &str = "io.kubernetes.container.preStopHandler";
 pub const PORTS: &str = "io.kubernetes.container.ports";
 pub const GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
+/// The container's resources as it was created with them (JSON), so that a later change of the pod's is seen.
+pub const RESOURCES: &str = "io.kedge.container.resources";
 /// Where the executor keeps this instance's termination message on the host.
 pub const TERMINATION_LOG: &str = "io.kedge.container.terminationLog";
 
@@ -79,6 +81,11 @@ pub fn container_annotations(
         && let Ok(json) = serde_json::to_string(hook)
     {
         a.insert(PRE_STOP.into(), json);
+    }
+    if let Some(resources) = &container.resources
+        && let Ok(json) = serde_json::to_string(resources)
+    {
+        a.insert(RESOURCES.into(), json);
     }
     if let Some(ports) = &container.ports
         && let Ok(json) = serde_json::to_string(ports)

@@ -12,6 +12,7 @@ pub const READY: &str = "Ready";
 pub const CONTAINERS_READY: &str = "ContainersReady";
 pub const READY_TO_START: &str = "PodReadyToStartContainers";
 pub const DISRUPTION: &str = "DisruptionTarget";
+pub const RESIZE_PENDING: &str = "PodResizePending";
 
 /// Conditions that the node writes; all others belong to somebody else.
 pub const OURS: [&str; 5] = [
@@ -68,6 +69,7 @@ pub(super) fn all(
     if let Some(disrupted) = disrupted(inputs, memory) {
         ours.push(disrupted);
     }
+    ours.extend(resize(inputs));
     let generation = inputs.pod.metadata.generation;
     let mut conditions: Vec<PodCondition> = ours
         .into_iter()
@@ -81,6 +83,7 @@ pub(super) fn all(
     for condition in foreign {
         if !conditions.iter().any(|c| c.type_ == condition.type_)
             && !OURS.contains(&condition.type_.as_str())
+            && condition.type_ != RESIZE_PENDING
         {
             conditions.push(condition.clone());
         }
@@ -135,7 +138,7 @@ fn initialized(inputs: &Inputs<'_>, status: &PodStatus) -> Verdict {
     let empty = Vec::new();
     let statuses = status.init_container_statuses.as_ref().unwrap_or(&empty);
     let begun = status.container_statuses.iter().flatten().any(has_run);
-    let missing: Vec<&str> = pod::init(spec)
+    let missing: Vec<String> = pod::init(spec)
         .zip(statuses.iter().map(Some).chain(std::iter::repeat(None)))
         .filter(|(m, s)| {
             let done = match (m.kind, s) {
@@ -145,14 +148,7 @@ fn initialized(inputs: &Inputs<'_>, status: &PodStatus) -> Verdict {
             };
             !done
         })
-        .map(|(m, _)| {
-            &*spec
-                .init_containers
-                .iter()
-                .flatten()
-                .find(|c| c.name == m.name())
-                .map_or("", |c| c.name.as_str())
-        })
+        .map(|(m, _)| m.name().to_owned())
         .collect();
     if missing.is_empty() {
         return Verdict::good(INITIALIZED);
@@ -266,5 +262,26 @@ fn disrupted(inputs: &Inputs<'_>, memory: &PodMemory) -> Option<Verdict> {
         good: true,
         reason: Some("TerminationByKubelet".into()),
         message: Some(message.clone()),
+    })
+}
+
+/// Resources of running containers are not changed in place by this node: the request is answered, not ignored.
+fn resize(inputs: &Inputs<'_>) -> Option<Verdict> {
+    let spec = pod::spec(inputs.pod);
+    let resized: Vec<String> = pod::members(spec)
+        .filter(|m| {
+            let last = inputs.observed.latest(m.name());
+            last.is_some_and(|c| super::containers::resized(m, c))
+        })
+        .map(|m| m.name().to_owned())
+        .collect();
+    (!resized.is_empty()).then(|| Verdict {
+        kind: RESIZE_PENDING,
+        good: true,
+        reason: Some("Infeasible".into()),
+        message: Some(format!(
+            "this node does not resize running containers: [{}]",
+            resized.join(" ")
+        )),
     })
 }

@@ -12,6 +12,8 @@ use crate::backoff::CRASH_CAP;
 use crate::memory::{PodMemory, Waiting};
 use crate::observed::{ObservedContainer, State};
 use crate::pod::{self, Inputs, Kind, Member};
+use crate::quantity;
+use crate::spec::labels;
 use crate::time::non_zero;
 
 /// The exit code of a container that the runtime lost.
@@ -117,6 +119,7 @@ fn seen(
     latest: &ObservedContainer,
     earlier: &[&ObservedContainer],
 ) -> ContainerStatus {
+    let resources = actual(member, latest).map(|r| ResourceRequirements { claims: None, ..r });
     let ended = earlier.iter().find(|c| c.state == State::Exited);
     ContainerStatus {
         name: member.name().to_owned(),
@@ -130,19 +133,8 @@ fn seen(
         restart_count: i32::try_from(latest.attempt).unwrap_or(i32::MAX),
         state: Some(state(inputs, latest)),
         last_state: ended.map(|c| terminated(c)),
-        allocated_resources: member
-            .spec
-            .resources
-            .as_ref()
-            .and_then(|r| r.requests.clone()),
-        resources: member
-            .spec
-            .resources
-            .as_ref()
-            .map(|r| ResourceRequirements {
-                claims: None,
-                ..r.clone()
-            }),
+        allocated_resources: resources.as_ref().and_then(|r| r.requests.clone()),
+        resources,
         user: latest.user.as_ref().map(user),
         volume_mounts: mounts(&member.spec),
         stop_signal: latest.stop_signal.clone(),
@@ -345,4 +337,30 @@ fn mounts(c: &Container) -> Option<Vec<VolumeMountStatus>> {
         volume_status: None,
     };
     Some(mounts.iter().map(of).collect())
+}
+
+/// The resources that an instance was created with; of one made by something older, what the pod says.
+fn actual(member: &Member<'_>, c: &ObservedContainer) -> Option<ResourceRequirements> {
+    match c.annotations.get(labels::RESOURCES) {
+        Some(json) => serde_json::from_str(json).ok(),
+        None => member.spec.resources.clone(),
+    }
+}
+
+/// Does the pod ask a running instance for other resources than it was created with?
+pub(super) fn resized(member: &Member<'_>, c: &ObservedContainer) -> bool {
+    let list = |r: &Option<ResourceRequirements>, limits: bool| {
+        let r = r.clone().unwrap_or_default();
+        let list = if limits { r.limits } else { r.requests };
+        list.unwrap_or_default()
+    };
+    let (was, is) = (actual(member, c), member.spec.resources.clone());
+    let same = |limits| {
+        let (was, is) = (list(&was, limits), list(&is, limits));
+        was.len() == is.len()
+            && was
+                .iter()
+                .all(|(k, a)| is.get(k).is_some_and(|b| quantity::same(a, b)))
+    };
+    c.running() && !(same(true) && same(false))
 }

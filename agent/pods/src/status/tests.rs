@@ -472,3 +472,46 @@ fn a_patch_holds_only_what_changed() {
         json!({"podIP": null, "podIPs": [{"$patch": "replace"}]})
     );
 }
+
+#[test]
+fn a_resize_is_reported_as_infeasible() {
+    let mut w = World::new(
+        r#""containers": [{"name": "c", "image": "i:1", "resources": {"limits": {"cpu": "1"}},
+            "resizePolicy": [{"resourceName": "cpu", "restartPolicy": "NotRequired"}]}]"#,
+    );
+    w.settle();
+    let pending = |w: &mut World| {
+        let list = w.status().conditions.unwrap();
+        list.iter()
+            .find(|c| c.type_ == "PodResizePending")
+            .map(|c| (c.reason.clone().unwrap(), c.message.clone().unwrap()))
+    };
+    let set = |w: &mut World, cpu: &str| {
+        let c = &mut w.pod.spec.as_mut().unwrap().containers[0];
+        let limits = c.resources.as_mut().unwrap().limits.as_mut().unwrap();
+        limits.insert(
+            "cpu".into(),
+            k8s_openapi::apimachinery::pkg::api::resource::Quantity(cpu.into()),
+        );
+    };
+    assert_eq!(pending(&mut w), None);
+    set(&mut w, "1000m");
+    assert_eq!(pending(&mut w), None, "the same amount");
+    set(&mut w, "2");
+    let (reason, message) = pending(&mut w).unwrap();
+    assert_eq!(reason, "Infeasible");
+    assert_eq!(message, "this node does not resize running containers: [c]");
+    let status = w.status().container_statuses.unwrap().remove(0);
+    assert_eq!(
+        status.resources.unwrap().limits.unwrap()["cpu"].0,
+        "1",
+        "what it really has"
+    );
+    w.exit("c", 1);
+    w.settle();
+    assert_eq!(
+        pending(&mut w),
+        None,
+        "a new instance has the new resources"
+    );
+}

@@ -9,7 +9,7 @@ use crate::action::{Action, ActionKey, Event, Outcome};
 use crate::memory::PodMemory;
 use crate::observed::{Leftovers, ObservedContainer, ObservedPod, ObservedSandbox, State};
 use crate::plan::{Plan, plan};
-use crate::pod::{Fate, Inputs, container_hash, member, spec};
+use crate::pod::{Fate, Inputs, member, spec};
 use crate::resolve::NodeFacts;
 use crate::status;
 
@@ -239,7 +239,6 @@ impl World {
     fn start(&mut self, name: &str, attempt: u32, sandbox: &str) -> Outcome {
         self.ids += 1;
         let container = member(spec(&self.pod), name).unwrap();
-        let hash = container_hash(&container.spec);
         let image = container.spec.image.clone().unwrap_or_default();
         let wall = at(self.now).wall;
         let id = format!("{name}-{attempt}");
@@ -253,7 +252,12 @@ impl World {
             started_at: wall,
             image_id: format!("sha256:{image}"),
             image,
-            annotations: [(crate::spec::labels::HASH.to_owned(), hash)].into(),
+            annotations: crate::spec::labels::container_annotations(
+                &self.pod,
+                &container.spec,
+                attempt,
+                "",
+            ),
             ..Default::default()
         });
         Outcome::Started { id }

@@ -1,0 +1,325 @@
+use super::{node, objects, pod};
+use crate::resolve::{NodeFacts, Reason, volumes};
+use crate::volume::{
+    Content, File, FilesSource, FsGroup, HostPathType, Medium, TokenRequest, Volume, VolumePlan,
+};
+
+fn of(spec: &str, volume: &str, node: &NodeFacts) -> Result<Volume, Reason> {
+    let pod = pod(&format!(
+        r#"{{"metadata": {{"labels": {{"app": "web"}}}}, "spec": {{{spec} "volumes": [{{"name": "v", {volume}}}],
+            "containers": [{{"name": "c", "resources": {{"limits": {{"memory": "1Gi", "hugepages-2Mi": "4Mi"}}}}}}]}}}}"#
+    ));
+    volumes(&pod, &objects(), node).map(|mut list| list.remove(0))
+}
+
+fn plan(volume: &str) -> VolumePlan {
+    of("", volume, &node()).unwrap().plan
+}
+
+/// Files as `path mode owner content`.
+fn files(volume: &str) -> Vec<String> {
+    let VolumePlan::Files { files, .. } = plan(volume) else {
+        panic!("{volume} has files");
+    };
+    files.iter().map(show).collect()
+}
+
+fn show(f: &File) -> String {
+    let content = match &f.content {
+        Content::Bytes(b) => String::from_utf8_lossy(b).into_owned(),
+        Content::Token(t) => format!(
+            "token of {} for {:?}, {} s",
+            t.service_account, t.audience, t.expiration_seconds
+        ),
+    };
+    let owner = f.uid.map_or("root".to_owned(), |u| u.to_string());
+    format!("{} {:o} {owner} {content}", f.path, f.mode)
+}
+
+#[test]
+fn volumes_become_plans() {
+    let dir = "/var/lib/kubelet/pods/uid-1/volumes/kubernetes.io~";
+    let check = |volume: &str, path: &str| {
+        let v = of("", volume, &node()).unwrap();
+        assert_eq!(v.name, "v");
+        assert_eq!(v.path.display().to_string(), path, "{volume}");
+    };
+    check(r#""emptyDir": {}"#, &format!("{dir}empty-dir/v"));
+    check(
+        r#""configMap": {"name": "cm"}"#,
+        &format!("{dir}configmap/v"),
+    );
+    check(
+        r#""secret": {"secretName": "s"}"#,
+        &format!("{dir}secret/v"),
+    );
+    check(r#""downwardAPI": {}"#, &format!("{dir}downward-api/v"));
+    check(r#""projected": {}"#, &format!("{dir}projected/v"));
+    check(r#""hostPath": {"path": "/srv"}"#, "/srv");
+    let host = |kind: &str| {
+        plan(&format!(
+            r#""hostPath": {{"path": "/srv", "type": "{kind}"}}"#
+        ))
+    };
+    let expected = |kind| VolumePlan::HostPath {
+        path: "/srv".into(),
+        kind,
+    };
+    assert_eq!(host(""), expected(HostPathType::Unset));
+    assert_eq!(
+        host("DirectoryOrCreate"),
+        expected(HostPathType::DirectoryOrCreate)
+    );
+    assert_eq!(host("Socket"), expected(HostPathType::Socket));
+    assert_eq!(
+        files(r#""configMap": {"name": "cm"}"#),
+        [
+            "A 644 root a",
+            "bin 644 root \u{fffd}",
+            "key 644 root value"
+        ]
+    );
+    assert_eq!(
+        files(r#""secret": {"secretName": "s"}"#),
+        ["B 644 root b", "key 644 root s3cret"]
+    );
+    assert_eq!(
+        files(
+            r#""downwardAPI": {"items": [{"path": "l", "fieldRef": {"fieldPath": "metadata.labels"}}]}"#
+        ),
+        ["l 644 root app=\"web\""]
+    );
+    assert!(FilesSource::Secret.in_memory() && !FilesSource::ConfigMap.in_memory());
+}
+
+#[test]
+fn payload_files_have_modes_owners_and_items() {
+    assert_eq!(
+        files(
+            r#""configMap": {"name": "cm", "defaultMode": 384, "defaultUser": 5, "items":
+                [{"key": "key", "path": "d/x"}, {"key": "A", "path": "y", "mode": 292, "user": 9}]}"#
+        ),
+        ["d/x 600 5 value", "y 444 9 a"]
+    );
+    assert_eq!(
+        files(
+            r#""secret": {"secretName": "s", "defaultMode": 256, "defaultUser": 5,
+                "items": [{"key": "B", "path": "b", "mode": 511}]}"#
+        ),
+        ["b 777 5 b"]
+    );
+    assert_eq!(
+        files(
+            r#""downwardAPI": {"defaultMode": 256, "defaultUser": 5, "items": [{"path": "m", "mode": 420, "user": 6,
+                "resourceFieldRef": {"containerName": "c", "resource": "limits.memory", "divisor": "1Mi"}},
+                {"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}"#
+        ),
+        ["m 644 6 1024", "n 400 5 web"]
+    );
+    let odd = |path: &str| {
+        let volume = format!(
+            r#""configMap": {{"name": "cm", "items": [{{"key": "A", "path": "{path}"}}]}}"#
+        );
+        of("", &volume, &node()).unwrap_err().message
+    };
+    for path in ["../x", "/x", "a/../x", "..x", ""] {
+        assert_eq!(
+            odd(path),
+            format!("volume \"v\" has the invalid file path {path:?}")
+        );
+    }
+}
+
+#[test]
+fn projected_sources_are_joined_and_the_later_wins() {
+    assert_eq!(
+        files(
+            r#""projected": {"defaultMode": 288, "defaultUser": 5, "sources": [
+                {"configMap": {"name": "cm", "items": [{"key": "A", "path": "a"}, {"key": "key", "path": "both"}]}},
+                {"secret": {"name": "s", "items": [{"key": "B", "path": "both"}]}},
+                {"downwardAPI": {"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}},
+                {"clusterTrustBundle": {"name": "ctb", "path": "ca.pem", "user": 8}},
+                {"serviceAccountToken": {"path": "token"}}]}"#
+        ),
+        [
+            "a 440 5 a",
+            "both 440 5 b",
+            "ca.pem 440 8 PEM",
+            "n 440 5 web",
+            "token 440 5 token of default for \"\", 3600 s"
+        ]
+    );
+}
+
+#[test]
+fn tokens_are_readable_by_the_pods_one_user() {
+    let token = |spec: &str, more: &str| {
+        let volume = format!(
+            r#""projected": {{"sources": [{{"serviceAccountToken": {{"path": "t", "audience": "a" {more}}}}}]}}"#
+        );
+        let VolumePlan::Files { files, .. } = of(spec, &volume, &node()).unwrap().plan else {
+            panic!("a projected volume has files");
+        };
+        let Content::Token(request) = &files[0].content else {
+            panic!("a token is asked for");
+        };
+        assert_eq!(
+            *request,
+            TokenRequest {
+                service_account: "default".into(),
+                audience: "a".into(),
+                expiration_seconds: 3600,
+            }
+        );
+        (files[0].mode, files[0].uid)
+    };
+    assert_eq!(token("", ""), (0o644, None));
+    assert_eq!(
+        token(r#""securityContext": {"runAsUser": 7},"#, ""),
+        (0o600, Some(7))
+    );
+    assert_eq!(
+        token(r#""securityContext": {"fsGroup": 7},"#, ""),
+        (0o600, None)
+    );
+    assert_eq!(token("", r#", "user": 9"#), (0o600, Some(9)));
+}
+
+#[test]
+fn empty_dirs_have_medium_size_and_mode() {
+    let check = |fields: &str, medium, size_limit, mode| {
+        let expected = VolumePlan::EmptyDir {
+            medium,
+            size_limit,
+            mode,
+        };
+        assert_eq!(
+            plan(&format!(r#""emptyDir": {{{fields}}}"#)),
+            expected,
+            "{fields}"
+        );
+    };
+    check("", Medium::Disk, None, 0o777);
+    check(
+        r#""sizeLimit": "1Mi", "mode": 448"#,
+        Medium::Disk,
+        Some(1 << 20),
+        0o700,
+    );
+    check(
+        r#""medium": "Memory", "sizeLimit": "1Mi""#,
+        Medium::Memory { size: 1 << 20 },
+        Some(1 << 20),
+        0o777,
+    );
+    // The pod's own memory limit is the next bound.
+    check(
+        r#""medium": "Memory""#,
+        Medium::Memory { size: 1 << 30 },
+        None,
+        0o777,
+    );
+    check(
+        r#""medium": "HugePages""#,
+        Medium::HugePages { page_size: 2 << 20 },
+        None,
+        0o777,
+    );
+    check(
+        r#""medium": "HugePages-1Gi""#,
+        Medium::HugePages { page_size: 1 << 30 },
+        None,
+        0o777,
+    );
+    let small = NodeFacts {
+        allocatable_memory: 1 << 20,
+        ..node()
+    };
+    let v = of("", r#""emptyDir": {"medium": "Memory"}"#, &small).unwrap();
+    assert_eq!(
+        v.plan,
+        VolumePlan::EmptyDir {
+            medium: Medium::Memory { size: 1 << 20 },
+            size_limit: None,
+            mode: 0o777
+        }
+    );
+    let bad = of("", r#""emptyDir": {"medium": "Tape"}"#, &node()).unwrap_err();
+    assert_eq!(bad.message, "emptyDir medium \"Tape\": unknown");
+}
+
+#[test]
+fn fs_group_owns_what_the_node_makes() {
+    let group = |policy: &str, volume: &str| {
+        let spec = format!(r#""securityContext": {{"fsGroup": 7 {policy}}},"#);
+        of(&spec, volume, &node()).unwrap().fs_group
+    };
+    let of_root = |only_on_root_mismatch| {
+        Some(FsGroup {
+            gid: 7,
+            only_on_root_mismatch,
+        })
+    };
+    assert_eq!(group("", r#""emptyDir": {}"#), of_root(false));
+    assert_eq!(
+        group(
+            r#", "fsGroupChangePolicy": "OnRootMismatch""#,
+            r#""configMap": {"name": "cm"}"#
+        ),
+        of_root(true)
+    );
+    assert_eq!(group("", r#""hostPath": {"path": "/srv"}"#), None);
+}
+
+/// Part of `missing_references_are_named_unless_optional`.
+pub(super) fn missing_sources() {
+    let check = |volume: &str, expected: &str| {
+        let said = of("", volume, &node())
+            .map(|_| String::new())
+            .unwrap_or_else(|e| e.message);
+        assert_eq!(said, expected, "{volume}");
+    };
+    check(
+        r#""configMap": {"name": "no"}"#,
+        "configmap \"no\" not found",
+    );
+    check(r#""configMap": {"name": "no", "optional": true}"#, "");
+    check(
+        r#""configMap": {"name": "cm", "items": [{"key": "no", "path": "p"}]}"#,
+        "references non-existent config key: no",
+    );
+    check(
+        r#""configMap": {"name": "cm", "optional": true, "items": [{"key": "no", "path": "p"}]}"#,
+        "",
+    );
+    check(
+        r#""secret": {"secretName": "no"}"#,
+        "secret \"no\" not found",
+    );
+    check(r#""secret": {"secretName": "no", "optional": true}"#, "");
+    let projected = |source: &str| format!(r#""projected": {{"sources": [{source}]}}"#);
+    check(
+        &projected(r#"{"configMap": {"name": "no"}}"#),
+        "configmap \"no\" not found",
+    );
+    check(
+        &projected(r#"{"configMap": {"name": "no", "optional": true}}"#),
+        "",
+    );
+    check(
+        &projected(r#"{"secret": {"name": "no"}}"#),
+        "secret \"no\" not found",
+    );
+    check(
+        &projected(r#"{"secret": {"name": "no", "optional": true}}"#),
+        "",
+    );
+    check(
+        &projected(r#"{"clusterTrustBundle": {"name": "no", "path": "p"}}"#),
+        "clustertrustbundle \"no\" not found",
+    );
+    check(
+        &projected(r#"{"clusterTrustBundle": {"name": "no", "path": "p", "optional": true}}"#),
+        "",
+    );
+}
