@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use kedge_wire::nft::{Bytes, Element, Table, Transaction, Verdict, diff};
+use kedge_wire::nft::{Bytes, Chain, Element, SetSpec, Table, Transaction, Verdict, diff};
 
-use crate::layout::{Class, Layout, front_bytes, octets, sets, target_bytes};
+use crate::layout::{Class, Layout, chains, front_bytes, octets, sets, target_bytes};
 use crate::model::{Cidr, Family, Inputs, NodeFacts, Protocol, ServiceName};
-use crate::service::{Answer, Front, FrontKey, Kind, Plan, Source, plan};
+use crate::service::{Affinity, Answer, Front, FrontKey, Kind, Plan, Source, plan};
 use crate::topology::Target;
 use crate::tracker::Tracker;
 
@@ -31,6 +31,8 @@ pub struct Compiler {
     claims: BTreeMap<FrontKey, Vec<Claim>>,
     /// How many users something shared has.
     uses: BTreeMap<Shared, usize>,
+    /// Some class got its first front or lost its last one: the pick chains are to be written anew.
+    classes_changed: bool,
     table: Table,
     journal: Option<Journal>,
 }
@@ -45,12 +47,15 @@ struct Claim {
 }
 
 /// What several Services may need at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Shared {
     ClusterIp(IpAddr),
     Hairpin(IpAddr),
-    Chain(Class),
-    Map(Class),
+    Class(Class),
+    /// A front with any endpoints, for outsiders or insiders.
+    Front(FrontKey),
+    AffineChain(String),
+    ClientSet(String),
 }
 
 /// What one snapshot changed.
@@ -87,6 +92,7 @@ impl Compiler {
             plans: BTreeMap::new(),
             claims: BTreeMap::new(),
             uses: BTreeMap::new(),
+            classes_changed: false,
             table,
             journal: None,
         }
@@ -183,6 +189,9 @@ impl Compiler {
             gone.extend(udp_part(before).map(|f| f.key));
             self.replace(name, next);
         }
+        if std::mem::take(&mut self.classes_changed) {
+            self.write_pick_chains();
+        }
         gone.sort_unstable();
         gone.dedup();
         gone.retain(|key| !self.claims.contains_key(key));
@@ -268,7 +277,11 @@ impl Compiler {
         };
         match &front.answer {
             Answer::Endpoints { targets, local } => {
-                self.put_endpoints(front, sets::FRONTS, targets, *local, add);
+                self.put_endpoints(front, targets, *local, add);
+                self.put_affinity(front, sets::AFFINE, targets, *local, add);
+                if front.inside.is_none() {
+                    self.put_affinity(front, sets::AFFINE_INSIDE, targets, *local, add);
+                }
             }
             // An unknown or dead port of a cluster address is rejected by the address alone.
             Answer::Reject if front.kind == Kind::Cluster => {}
@@ -276,7 +289,8 @@ impl Compiler {
             Answer::Drop => member(self, sets::NO_LOCAL),
         }
         if let Some(targets) = &front.inside {
-            self.put_endpoints(front, sets::INSIDE, targets, false, add);
+            self.put_endpoints(front, targets, false, add);
+            self.put_affinity(front, sets::AFFINE_INSIDE, targets, false, add);
         }
         match front.kind {
             Kind::Cluster => {}
@@ -298,77 +312,107 @@ impl Compiler {
         }
     }
 
-    fn put_endpoints(
+    fn put_endpoints(&mut self, front: &Front, targets: &[Target], local: bool, add: bool) {
+        let class = Class {
+            local,
+            endpoints: u32::try_from(targets.len()).unwrap_or(u32::MAX),
+        };
+        let key = front_bytes(&front.key);
+        if self.count(Shared::Front(front.key), add) {
+            self.put(sets::FRONTS, key.clone(), Element::member(), add);
+        }
+        let edge = self.count(Shared::Class(class), add);
+        self.classes_changed |= edge;
+        let map = class.map();
+        if edge && add {
+            self.put_set(&map, Some(self.layout.endpoint_map()));
+        }
+        for (number, target) in (0u32..).zip(targets) {
+            let numbered = [&key[..], &number.to_ne_bytes()].concat();
+            self.put(&map, numbered, Element::data(target_bytes(target)), add);
+        }
+        if edge && !add {
+            self.put_set(&map, None);
+        }
+    }
+
+    /// The chain of a Service port that remembers clients, and its sets, exist while a front uses them.
+    fn put_affinity(
         &mut self,
         front: &Front,
-        fronts: &str,
+        vmap: &str,
         targets: &[Target],
         local: bool,
         add: bool,
     ) {
-        let class = Class {
-            local,
-            affinity_seconds: front.affinity_seconds,
-            endpoints: u32::try_from(targets.len()).unwrap_or(u32::MAX),
+        let Some(affinity) = &front.affinity else {
+            return;
         };
-        if add {
-            self.put_class(class, true);
+        let chain = affinity.chain(local);
+        if self.count(Shared::AffineChain(chain.clone()), add) {
+            self.put_affine_chain(affinity, &chain, targets, add);
         }
-        let key = front_bytes(&front.key);
-        self.put(fronts, key.clone(), Element::data(class.bytes()), add);
-        let map = class.map();
-        for (number, target) in (0u32..).zip(targets) {
-            let numbered = [&key[..], &number.to_ne_bytes()].concat();
-            let value = target_bytes(target);
-            if front.affinity_seconds.is_some() {
-                let affine = [&key[..], &value].concat();
-                self.put(class.affine_set(), affine, Element::member(), add);
+        let jump = Element::verdict(Verdict::Jump(chain));
+        self.put(vmap, front_bytes(&front.key), jump, add);
+    }
+
+    fn put_affine_chain(
+        &mut self,
+        affinity: &Affinity,
+        chain: &str,
+        targets: &[Target],
+        add: bool,
+    ) {
+        let with_sets: Vec<_> = targets.iter().map(|t| (*t, affinity.set(t))).collect();
+        for (_, set) in &with_sets {
+            // The chains for outsiders and insiders remember in the same sets.
+            if self.count(Shared::ClientSet(set.clone()), add) {
+                self.put_set(set, add.then(|| self.layout.client_set()));
             }
-            self.put(&map, numbered, Element::data(value), add);
         }
-        if !add {
-            self.put_class(class, false);
+        let rules = add.then(|| self.layout.affine(affinity.seconds, &with_sets));
+        self.put_chain(chain, rules);
+    }
+
+    fn write_pick_chains(&mut self) {
+        for (name, local) in [(chains::PICK_CLUSTER, false), (chains::PICK_LOCAL, true)] {
+            let classes = self.uses.keys().filter_map(|shared| match shared {
+                Shared::Class(class) if class.local == local => Some(*class),
+                _ => None,
+            });
+            let chain = self.layout.pick(classes);
+            self.put_chain(name, Some(chain));
         }
     }
 
-    /// The chain, the map and the dispatch entry of a class exist while a front uses them.
-    fn put_class(&mut self, class: Class, add: bool) {
-        let map = Class {
-            affinity_seconds: None,
-            ..class
+    fn put_chain(&mut self, name: &str, chain: Option<Chain>) {
+        if let Some(journal) = &mut self.journal {
+            journal.chain(&self.table, name);
+        }
+        match chain {
+            Some(chain) => self.table.chains.insert(name.to_owned(), chain),
+            None => self.table.chains.remove(name),
         };
-        if self.count(Shared::Map(map), add) {
-            self.put_map(&map.map(), add);
-        }
-        if self.count(Shared::Chain(class), add) {
-            let chain = class.chain();
-            let to = Element::verdict(Verdict::Goto(chain.clone()));
-            self.put(sets::DISPATCH, class.bytes(), to, add);
-            if let Some(journal) = &mut self.journal {
-                journal.chain(&self.table, &chain);
-            }
-            match add {
-                true => self.table.chains.insert(chain, self.layout.pick(class)),
-                false => self.table.chains.remove(&chain),
-            };
-        }
     }
 
-    fn put_map(&mut self, name: &str, add: bool) {
+    fn put_set(&mut self, name: &str, spec: Option<SetSpec>) {
         if let Some(journal) = &mut self.journal {
             journal.set(&self.table, name);
         }
-        if add {
-            let set = self.layout.endpoint_map().with_elements(BTreeMap::new());
-            self.table.sets.insert(name.to_owned(), set);
-        } else {
-            self.table.sets.remove(name);
+        match spec {
+            Some(spec) => {
+                let set = spec.with_elements(BTreeMap::new());
+                self.table.sets.insert(name.to_owned(), set);
+            }
+            None => {
+                self.table.sets.remove(name);
+            }
         }
     }
 
     /// Counts a use; true for the first and after the last one.
     fn count(&mut self, shared: Shared, add: bool) -> bool {
-        let uses = self.uses.entry(shared).or_default();
+        let uses = self.uses.entry(shared.clone()).or_default();
         *uses = if add {
             *uses + 1
         } else {

@@ -4,24 +4,28 @@
 //!
 //! ```text
 //! prerouting, output -110   firewall     sources a load balancer admits
-//! prerouting, output -100   services     front -> class (local?, affinity, N) -> pick-... -> endpoint, dnat
+//! prerouting, output -100   services     is it a front? then pick-local and pick-cluster (for pods and the node: the other way round)
 //! input, forward, output 0  check        fronts without endpoints, unknown ports of cluster addresses
 //! postrouting 100           postrouting  hairpin, external, outside-to-cluster: masquerade
 //! ```
 //!
-//! No chain belongs to a Service. `fronts` maps address . protocol . port to a class; `dispatch` maps classes to chains and is
-//! the only verdict map: it has as many entries as there are different numbers of endpoints. The chain of N endpoints draws a
-//! number below N and looks up front . number in `endpoints-N`. So a Service is a few data elements, and the kernel, which walks
-//! all chains at every new verdict, has few to walk.
+//! No chain belongs to a Service. All fronts with N endpoints share a map `endpoints-N` from front . number to endpoint and one
+//! rule that draws a number below N and looks there; there are as many such rules as different numbers of endpoints. So a Service
+//! is a few data elements, and the kernel, which walks all chains when it validates, has few to walk.
+//! Only Services with client affinity have a chain each, and a set per endpoint of the clients it remembers.
+//!
+//! A tighter layout (front -> N -> verdict in one rule, affinity as one map client -> endpoint) works in the kernel, but feeding the
+//! value of one map into the next look-up makes `nft` 1.0.6 abort while listing. People will list this table, so every rule here
+//! is one that `nft` can print.
 //!
 //! Masquerading looks at the connection's original destination instead of a packet mark: no bit to share with other software.
 
 use std::net::IpAddr;
 
 use kedge_wire::nft::{
-    ARPHRD_LOOPBACK, Bytes, CT_STATE_NEW, CT_STATUS_DNAT, Chain, ChainKind, CmpOp, CtKey,
-    Direction, DynsetOp, Expr, FIB_SADDR, Family as Nf, Field, Hook, MetaKey, NatFlags, NatKind,
-    PayloadBase, RTN_LOCAL, Reg, Reject, Rule, SetSpec, Table, Verdict,
+    ARPHRD_LOOPBACK, CT_STATE_NEW, CT_STATUS_DNAT, Chain, ChainKind, CmpOp, CtKey, Direction,
+    DynsetOp, Expr, FIB_SADDR, Family as Nf, Field, Hook, MetaKey, NatFlags, NatKind, PayloadBase,
+    RTN_LOCAL, Reg, Reject, Rule, SetSpec, Table, Verdict,
 };
 
 use crate::model::{Cidr, Family};
@@ -35,8 +39,8 @@ pub const TABLE: &str = "kedge-proxy";
 pub mod sets {
     pub const CLUSTER_IPS: &str = "cluster-ips";
     pub const FRONTS: &str = "fronts";
-    pub const INSIDE: &str = "fronts-inside";
-    pub const DISPATCH: &str = "dispatch";
+    pub const AFFINE: &str = "affine";
+    pub const AFFINE_INSIDE: &str = "affine-inside";
     pub const NO_ENDPOINTS: &str = "no-endpoints";
     pub const NO_LOCAL: &str = "no-local-endpoints";
     pub const MASQUERADE: &str = "masquerade";
@@ -44,56 +48,40 @@ pub mod sets {
     pub const HAIRPIN: &str = "hairpin";
     pub const RESTRICTED: &str = "restricted";
     pub const SOURCES: &str = "sources";
-    pub const AFFINITY: &str = "affinity";
-    pub const AFFINE: &str = "affinity-endpoints";
-    pub const AFFINE_LOCAL: &str = "affinity-local-endpoints";
 }
 
-/// Clients remembered per family. A full map forgets no one; new clients are then spread without being remembered.
+/// Names of the chains that change with the numbers of endpoints.
+pub mod chains {
+    pub const PICK_CLUSTER: &str = "pick-cluster";
+    pub const PICK_LOCAL: &str = "pick-local";
+}
+
+/// Clients an endpoint remembers. A full set forgets no one; new clients are then spread without being remembered.
 const AFFINITY_SIZE: u32 = 1 << 16;
-/// The map's own timeout; every rule that writes to it brings the Service's.
+/// The sets' own timeout; every rule that writes to one brings the Service's, which can so change without replacing the set.
 const AFFINITY_DEFAULT_MS: u64 = 10_800_000;
 
-/// How a front picks its endpoint: the key of `dispatch`.
+/// Fronts that share a map and a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Class {
     /// Endpoints of this node only.
     pub local: bool,
-    pub affinity_seconds: Option<u32>,
     pub endpoints: u32,
 }
 
 impl Class {
-    pub fn chain(&self) -> String {
-        let local = if self.local { "local-" } else { "" };
-        let n = self.endpoints;
-        match self.affinity_seconds {
-            Some(seconds) => format!("pick-{local}affine-{seconds}s-{n}"),
-            None => format!("pick-{local}{n}"),
-        }
-    }
-
     /// The map its endpoints are in.
     pub fn map(&self) -> String {
         let local = if self.local { "local-" } else { "" };
         format!("{local}endpoints-{}", self.endpoints)
     }
 
-    /// The set of endpoints a remembered one must still be in.
-    pub fn affine_set(&self) -> &'static str {
+    /// The chain its rule is in.
+    pub fn chain(&self) -> &'static str {
         match self.local {
-            true => sets::AFFINE_LOCAL,
-            false => sets::AFFINE,
+            true => chains::PICK_LOCAL,
+            false => chains::PICK_CLUSTER,
         }
-    }
-
-    /// Its bytes in `fronts` and `dispatch`.
-    pub fn bytes(&self) -> Bytes {
-        // Affinity lasts 86 400 s at most; 0 means none.
-        let kind = self.affinity_seconds.unwrap_or(0) << 1 | u32::from(self.local);
-        [kind.to_ne_bytes(), self.endpoints.to_ne_bytes()]
-            .concat()
-            .into()
     }
 }
 
@@ -140,6 +128,16 @@ impl Layout {
         SetSpec::map(key, [self.address(), Field::InetService])
     }
 
+    /// The type of an endpoint's set of remembered clients.
+    pub fn client_set(self) -> SetSpec {
+        SetSpec {
+            dynamic: true,
+            timeout_ms: Some(AFFINITY_DEFAULT_MS),
+            size: Some(AFFINITY_SIZE),
+            ..SetSpec::set([self.address()])
+        }
+    }
+
     /// The table without any Service.
     pub fn skeleton(self, pod_ranges: &[Cidr]) -> Table {
         let mut table = Table::new(self.nf_family(), TABLE);
@@ -158,14 +156,11 @@ impl Layout {
     fn static_sets(self) -> Vec<(&'static str, SetSpec)> {
         let address = self.address();
         let front = self.front_fields();
-        let class = [Field::Mark, Field::Mark];
-        let affine = self.front_fields_and(&[address, Field::InetService]);
-        let client = [&[address][..], &front].concat();
         vec![
             (sets::CLUSTER_IPS, SetSpec::set([address])),
-            (sets::FRONTS, SetSpec::map(front.clone(), class)),
-            (sets::INSIDE, SetSpec::map(front.clone(), class)),
-            (sets::DISPATCH, SetSpec::vmap(class)),
+            (sets::FRONTS, SetSpec::set(front.clone())),
+            (sets::AFFINE, SetSpec::vmap(front.clone())),
+            (sets::AFFINE_INSIDE, SetSpec::vmap(front.clone())),
             (sets::NO_ENDPOINTS, SetSpec::set(front.clone())),
             (sets::NO_LOCAL, SetSpec::set(front.clone())),
             (sets::MASQUERADE, SetSpec::set(front.clone())),
@@ -179,17 +174,6 @@ impl Layout {
                     ..SetSpec::set(self.front_fields_and(&[address]))
                 },
             ),
-            (
-                sets::AFFINITY,
-                SetSpec {
-                    dynamic: true,
-                    timeout_ms: Some(AFFINITY_DEFAULT_MS),
-                    size: Some(AFFINITY_SIZE),
-                    ..SetSpec::map(client, [address, Field::InetService])
-                },
-            ),
-            (sets::AFFINE, SetSpec::set(affine.clone())),
-            (sets::AFFINE_LOCAL, SetSpec::set(affine)),
         ]
     }
 
@@ -226,6 +210,8 @@ impl Layout {
             ("firewall", Chain::regular(vec![self.firewall()])),
             ("services", Chain::regular(self.services(pod_ranges))),
             ("inside", Chain::regular(self.inside())),
+            (chains::PICK_CLUSTER, Chain::default()),
+            (chains::PICK_LOCAL, Chain::default()),
             ("check", Chain::regular(self.check())),
         ]
     }
@@ -242,8 +228,16 @@ impl Layout {
     }
 
     fn services(self, pod_ranges: &[Cidr]) -> Vec<Rule> {
+        let front = |lookup: Expr, end: Option<Verdict>| {
+            let mut exprs = self.load_front(0);
+            exprs.push(lookup);
+            exprs.extend(end.map(Expr::Verdict));
+            Rule::new(exprs)
+        };
+        let leave = || Some(Verdict::Return);
+        let mut rules =
+            vec![front(Expr::not_in_set(sets::FRONTS, Reg(0)), leave()).comment("no service")];
         let inside = Expr::goto("inside");
-        let mut rules = Vec::new();
         for range in pod_ranges {
             let mut exprs = self.source_in(range);
             exprs.push(inside.clone());
@@ -252,21 +246,24 @@ impl Layout {
         let mut exprs = source_is_ours();
         exprs.push(inside);
         rules.push(Rule::new(exprs).comment("the node itself"));
-        rules.push(self.dispatch(sets::FRONTS));
+        // Such a front has endpoints for the two above only.
+        rules.push(front(Expr::in_set(sets::NO_LOCAL, Reg(0)), leave()));
+        rules.push(front(Expr::vmap(sets::AFFINE, Reg(0)), None));
+        rules.push(Rule::new([Expr::jump(chains::PICK_LOCAL)]));
+        rules.push(Rule::new([Expr::jump(chains::PICK_CLUSTER)]));
         rules
     }
 
+    /// For pods of this node and the node itself: the whole cluster's endpoints come first, so that external policy Local does not
+    /// bind them. Internal policy Local has no others.
     fn inside(self) -> Vec<Rule> {
-        vec![self.dispatch(sets::INSIDE), self.dispatch(sets::FRONTS)]
-    }
-
-    /// Front to class to chain.
-    fn dispatch(self, fronts: &str) -> Rule {
-        let class = Reg(self.words() + 2);
         let mut exprs = self.load_front(0);
-        exprs.push(Expr::map(fronts, Reg(0), class));
-        exprs.push(Expr::vmap(sets::DISPATCH, class));
-        Rule::new(exprs)
+        exprs.push(Expr::vmap(sets::AFFINE_INSIDE, Reg(0)));
+        vec![
+            Rule::new(exprs),
+            Rule::new([Expr::jump(chains::PICK_CLUSTER)]),
+            Rule::new([Expr::jump(chains::PICK_LOCAL)]),
+        ]
     }
 
     /// What still goes to a front was not translated.
@@ -327,18 +324,9 @@ impl Layout {
         rules
     }
 
-    /// The chain of one class.
-    pub fn pick(self, class: Class) -> Chain {
-        match class.affinity_seconds {
-            None => Chain::regular(vec![self.pick_any(class)]),
-            Some(seconds) => Chain::regular(vec![
-                self.pick_remembered(class, seconds),
-                self.forget(),
-                self.pick_and_remember(class, seconds),
-                // Only reached when the map of clients is full.
-                self.pick_any(class),
-            ]),
-        }
+    /// A pick chain: one rule for each class.
+    pub fn pick(self, classes: impl Iterator<Item = Class>) -> Chain {
+        Chain::regular(classes.map(|class| self.pick_any(class)).collect())
     }
 
     fn pick_any(self, class: Class) -> Rule {
@@ -350,41 +338,43 @@ impl Layout {
         Rule::new(exprs)
     }
 
-    /// The client's last endpoint, if it still belongs to the front. The registers hold client . front . endpoint in a row, so
-    /// that client . front, and front . endpoint, are both keys without moving anything.
-    fn pick_remembered(self, class: Class, seconds: u32) -> Rule {
-        let (front, target) = (self.words(), 2 * self.words() + 2);
-        let mut exprs = vec![self.load_source(0)];
-        exprs.extend(self.load_front(front));
-        exprs.push(Expr::map(sets::AFFINITY, Reg(0), Reg(target)));
-        exprs.push(Expr::in_set(class.affine_set(), Reg(front)));
-        exprs.push(remember(DynsetOp::Update, Some(target), Some(seconds)));
-        exprs.push(self.dnat(target));
-        Rule::new(exprs)
+    /// The chain of a Service port with client affinity: first whoever remembers the client, then one at random, who remembers it
+    /// from now on. It is jumped to, and when a full set ends its rules the common ones follow.
+    pub fn affine(self, seconds: u32, targets: &[(Target, String)]) -> Chain {
+        let known = targets.iter().map(|(target, set)| {
+            let mut exprs = vec![self.load_source(0), Expr::in_set(set, Reg(0))];
+            exprs.push(remember(set, seconds));
+            exprs.extend(self.dnat_to(target));
+            Rule::new(exprs)
+        });
+        let left = (1u32..=u32::try_from(targets.len()).unwrap_or(u32::MAX)).rev();
+        let new = targets.iter().zip(left).map(|((target, set), left)| {
+            let mut exprs = Vec::new();
+            if left > 1 {
+                exprs.push(random(Reg(0), left));
+                exprs.push(Expr::cmp(Reg(0), CmpOp::Eq, 0u32));
+            }
+            exprs.push(self.load_source(0));
+            exprs.push(remember(set, seconds));
+            exprs.extend(self.dnat_to(target));
+            Rule::new(exprs)
+        });
+        Chain::regular(known.chain(new).collect())
     }
 
-    /// Its endpoint is gone. An element that exists keeps its data when updated, so it has to go first.
-    fn forget(self) -> Rule {
-        let front = self.words();
-        let mut exprs = vec![self.load_source(0)];
-        exprs.extend(self.load_front(front));
-        // The data register is not used by a deletion, but the kernel wants one for a map.
-        let target = 2 * self.words() + 2;
-        exprs.push(Expr::map(sets::AFFINITY, Reg(0), Reg(target)));
-        exprs.push(remember(DynsetOp::Delete, Some(target), None));
-        Rule::new(exprs).comment("its endpoint is gone")
-    }
-
-    fn pick_and_remember(self, class: Class, seconds: u32) -> Rule {
-        let (front, number) = (self.words(), 2 * self.words() + 2);
-        let target = number + 1;
-        let mut exprs = vec![self.load_source(0)];
-        exprs.extend(self.load_front(front));
-        exprs.push(random(Reg(number), class.endpoints));
-        exprs.push(Expr::map(&class.map(), Reg(front), Reg(target)));
-        exprs.push(remember(DynsetOp::Update, Some(target), Some(seconds)));
-        exprs.push(self.dnat(target));
-        Rule::new(exprs)
+    fn dnat_to(self, target: &Target) -> Vec<Expr> {
+        let (address, port) = (Reg(8), Reg(8 + self.words()));
+        vec![
+            Expr::Immediate {
+                dreg: address,
+                data: octets(target.address).into(),
+            },
+            Expr::Immediate {
+                dreg: port,
+                data: target.port.to_be_bytes().into(),
+            },
+            self.dnat(address.0),
+        ]
     }
 
     fn dnat(self, target: u8) -> Expr {
@@ -487,13 +477,13 @@ fn random(dreg: Reg, modulus: u32) -> Expr {
     }
 }
 
-fn remember(op: DynsetOp, data: Option<u8>, seconds: Option<u32>) -> Expr {
+fn remember(set: &str, seconds: u32) -> Expr {
     Expr::Dynset {
-        set: sets::AFFINITY.to_owned(),
-        op,
+        set: set.to_owned(),
+        op: DynsetOp::Update,
         key: Reg(0),
-        data: data.map(Reg),
-        timeout_ms: seconds.map(|s| u64::from(s) * 1000),
+        data: None,
+        timeout_ms: Some(u64::from(seconds) * 1000),
     }
 }
 

@@ -38,11 +38,33 @@ pub struct Front {
     pub answer: Answer,
     /// For packets of this node and its pods, where policy Local holds for the others: they may go to every endpoint.
     pub inside: Option<Vec<Target>>,
-    pub affinity_seconds: Option<u32>,
+    pub affinity: Option<Affinity>,
     /// Other sources are dropped; empty admits everyone.
     pub sources: Vec<Cidr>,
     /// UDP only: endpoints whose existing flows are kept.
     pub serving: Vec<Target>,
+}
+
+/// A client keeps its endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Affinity {
+    /// Names the Service port in chains and sets: all its fronts share what is remembered.
+    pub port: String,
+    /// Until it is silent for this long.
+    pub seconds: u32,
+}
+
+impl Affinity {
+    pub fn chain(&self, local: bool) -> String {
+        let kind = if local { "affine-local" } else { "affine" };
+        format!("{kind}/{}", self.port)
+    }
+
+    /// The set of clients an endpoint remembers. Names may not hold colons in nft's language.
+    pub fn set(&self, target: &Target) -> String {
+        let address = target.address.to_string().replace(':', ".");
+        format!("clients/{}/{address}/{}", self.port, target.port)
+    }
 }
 
 /// What kind of address a front has. Where two Services claim the same front, the first kind wins.
@@ -227,7 +249,10 @@ impl Fronts<'_> {
             kind,
             answer,
             inside,
-            affinity_seconds: self.service.affinity_seconds,
+            affinity: self.service.affinity_seconds.map(|seconds| Affinity {
+                port: format!("{}/{}/{}", self.service.name, key.protocol, self.port.port),
+                seconds,
+            }),
             sources,
             serving: match udp {
                 true => self.usable.serving.clone(),

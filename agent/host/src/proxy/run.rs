@@ -11,6 +11,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use crate::poll::{OwnsDescriptor, pollable};
+
 use super::kernel::words;
 use super::syncer::{Check, Outcome, Syncer};
 use super::{Config, State, Status};
@@ -47,6 +49,8 @@ struct Sockets {
     netfilter: Netfilter,
     watch: AsyncFd<Watch>,
 }
+
+impl OwnsDescriptor for Watch {}
 
 /// Why the loop woke up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +95,10 @@ impl Proxy {
             let result = result.as_ref().map(String::as_str).map_err(String::as_str);
             let reason = format!("{wake:?}").to_lowercase();
             self.config.registry.record("proxy", &reason, began, result);
-            let gather = began.elapsed().mul_f32(2.0).clamp(INTERVAL, LONGEST_INTERVAL);
+            let gather = began
+                .elapsed()
+                .mul_f32(2.0)
+                .clamp(INTERVAL, LONGEST_INTERVAL);
             wake = self.wait(&mut inputs, &mut node, &mut stopped).await;
             if wake == Wake::Change || wake == Wake::Foreign {
                 let pause = tokio::time::sleep(gather.saturating_sub(began.elapsed()));
@@ -172,11 +179,7 @@ impl Proxy {
             return Ok(sockets);
         }
         let netfilter = Netfilter::open()?;
-        #[expect(
-            deprecated,
-            reason = "its successor is unsafe; `Watch` owns its descriptor and `as_raw_fd` always gives that one"
-        )]
-        let watch = AsyncFd::new(Watch::open(&netfilter)?).map_err(Error::Open)?;
+        let watch = pollable(Watch::open(&netfilter)?).map_err(Error::Open)?;
         // What others did while nobody watched is unknown.
         self.foreign = true;
         self.last_full = None;
@@ -263,13 +266,19 @@ impl Proxy {
         });
         match off {
             true => "off: our tables are removed".to_owned(),
-            false => format!("{} element changes for {services} Services", outcome.element_changes),
+            false => format!(
+                "{} element changes for {services} Services",
+                outcome.element_changes
+            ),
         }
     }
 
     fn failed(&mut self, error: &Error) -> String {
         let words = words(error);
-        tracing::error!(error = words, "proxy: rules are not up to date, trying again");
+        tracing::error!(
+            error = words,
+            "proxy: rules are not up to date, trying again"
+        );
         let next = self.retry.map_or(FIRST_RETRY, |r| r * 2).min(LAST_RETRY);
         self.retry = Some(next);
         self.publish.send_modify(|s| {

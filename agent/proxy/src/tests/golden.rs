@@ -53,7 +53,8 @@ fn one_changed_endpoint_is_a_handful_of_elements() {
         add element endpoints-2 { 10.96.0.10 . tcp . 80 . 1 : 10.244.2.7 . 8080 }
         add element endpoints-2 { 192.0.2.1 . tcp . 30080 . 1 : 10.244.2.7 . 8080 }
         add element endpoints-2 { 198.51.100.2 . tcp . 80 . 1 : 10.244.2.7 . 8080 }
-    "#]].assert_eq(&text::transaction_on(&update.transaction, compiler.table()));
+    "#]]
+    .assert_eq(&text::transaction_on(&update.transaction, compiler.table()));
 }
 
 #[test]
@@ -72,13 +73,13 @@ fn a_service_that_grows_to_a_new_number_of_endpoints_brings_its_chain() {
     let update = compiler.update(&inputs(after), &node());
     expect![[r#"
         add map endpoints-3 type ipv4_addr . inet_proto . inet_service . mark : ipv4_addr . inet_service;
-        add chain pick-3
-        add element dispatch { 0 . 3 : goto pick-3 }
+        flush chain pick-cluster
         add element endpoints-3 { 10.96.0.99 . tcp . 80 . 0 : 10.244.1.7 . 8080 }
         add element endpoints-3 { 10.96.0.99 . tcp . 80 . 1 : 10.244.2.7 . 8080 }
         add element endpoints-3 { 10.96.0.99 . tcp . 80 . 2 : 10.244.2.8 . 8080 }
-        add element fronts { 10.96.0.99 . tcp . 80 : 0 . 3 }
+        add element fronts { 10.96.0.99 . tcp . 80 }
         add element hairpin { 10.244.1.7 . 10.244.1.7 }
-        add rule pick-3 dnat to ip daddr . meta l4proto . th dport . numgen random mod 3 map @endpoints-3
+        add rule pick-cluster dnat to ip daddr . meta l4proto . th dport . numgen random mod 2 map @endpoints-2
+        add rule pick-cluster dnat to ip daddr . meta l4proto . th dport . numgen random mod 3 map @endpoints-3
     "#]].assert_eq(&text::transaction_on(&update.transaction, compiler.table()));
 }

@@ -551,11 +551,7 @@ fn statement(w: &mut Writer, expr: &Expr) {
                 w.be32(7, flags.bits());
             }
         }
-        Expr::Masquerade(flags) => {
-            if !flags.is_empty() {
-                w.be32(1, flags.bits());
-            }
-        }
+        Expr::Masquerade(flags) if !flags.is_empty() => w.be32(1, flags.bits()),
         Expr::Reject(reject) => {
             let (kind, code) = match reject {
                 Reject::IcmpUnreachable(code) => (0, *code),

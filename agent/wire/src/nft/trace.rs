@@ -89,7 +89,7 @@ pub struct Tracer {
     pub local: Vec<IpAddr>,
     /// Milliseconds, for elements that expire.
     pub now_ms: u64,
-    /// The next random number; advances by one at each draw, so that successive packets take successive endpoints.
+    /// State of the random numbers: the same sequence in every run.
     pub random: u32,
     learned: BTreeMap<String, Learned>,
 }
@@ -307,8 +307,7 @@ impl Flight<'_> {
                 modulus,
                 offset,
             } => {
-                let value = self.tracer.random % modulus + offset;
-                self.tracer.random = self.tracer.random.wrapping_add(1);
+                let value = self.tracer.draw() % modulus + offset;
                 self.put(*dreg, &value.to_ne_bytes());
             }
             Expr::Cmp { sreg, op, data } => {
@@ -518,6 +517,15 @@ impl Flight<'_> {
 }
 
 impl Tracer {
+    /// Mixes a counter well enough that its low bits are no pattern (the finisher of MurmurHash3).
+    fn draw(&mut self) -> u32 {
+        self.random = self.random.wrapping_add(0x9e37_79b9);
+        let mut x = self.random;
+        x = (x ^ (x >> 16)).wrapping_mul(0x85eb_ca6b);
+        x = (x ^ (x >> 13)).wrapping_mul(0xc2b2_ae35);
+        x ^ (x >> 16)
+    }
+
     /// An element of a dynamic set that has not expired.
     fn fresh(&self, set: &str, key: &Bytes) -> Option<(Option<Bytes>, Option<u64>)> {
         let (data, expires) = self.learned.get(set)?.get(key)?.clone();
