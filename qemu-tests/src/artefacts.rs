@@ -121,7 +121,11 @@ pub fn build(profile: Profile, progress: &Progress) -> Result<Artefacts> {
     })
 }
 
+/// `KEDGE_RIG_PROGRAMS` names a directory of finished ones instead.
 fn cargo_build(root: &Path, profile: Profile) -> Result<PathBuf> {
+    if let Some(finished) = std::env::var_os("KEDGE_RIG_PROGRAMS") {
+        return Ok(finished.into());
+    }
     let mut arguments = vec!["build", "--quiet", "--target", TARGET];
     for package in ["kedge", "kedge-init", "kedge-pause", "kedge-probe"] {
         arguments.extend(["-p", package]);
