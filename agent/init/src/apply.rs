@@ -56,8 +56,8 @@ pub fn carry_out(plan: &[Planned], context: &mut Context) -> Result<()> {
             OnFailure::Stop => return Err(error),
             OnFailure::Warn => context.log.warn(format_args!("warning: {error}")),
             OnFailure::Skip => {}
-            OnFailure::Instead(code, steps) => {
-                context.fault(code, error.to_string());
+            OnFailure::Instead(code, then, steps) => {
+                context.fault(code, format!("{error}; {then}"));
                 carry_out(steps, context)?;
             }
         }
@@ -228,15 +228,15 @@ mod tests {
         let mut context = context();
         let plan = [Step::Remove("/no/such/file".to_owned()).or(
             "state-missing",
+            "doing without",
             vec![Step::Fault("data-missing", "the substitute ran".to_owned()).must()],
         )];
         carry_out(&plan, &mut context).expect("goes on");
         let codes: Vec<_> = context.report.faults.iter().map(|f| f.code).collect();
         assert_eq!(codes, ["state-missing", "data-missing"]);
-        assert!(
-            context.report.faults[0]
-                .message
-                .starts_with("remove /no/such/file: ")
+        assert_eq!(
+            context.report.faults[0].message,
+            "remove /no/such/file: No such file or directory; doing without"
         );
     }
 

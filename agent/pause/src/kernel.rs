@@ -18,7 +18,7 @@ mod number {
     pub const RT_SIGPROCMASK: usize = 14;
     pub const WAIT4: usize = 61;
     pub const RT_SIGTIMEDWAIT: usize = 128;
-    #[cfg(all(target_env = "musl", not(test)))]
+    #[cfg(all(bare, not(test)))]
     pub const EXIT_GROUP: usize = 231;
 }
 
@@ -27,7 +27,7 @@ mod number {
     pub const RT_SIGPROCMASK: usize = 135;
     pub const WAIT4: usize = 260;
     pub const RT_SIGTIMEDWAIT: usize = 137;
-    #[cfg(all(target_env = "musl", not(test)))]
+    #[cfg(all(bare, not(test)))]
     pub const EXIT_GROUP: usize = 94;
 }
 
@@ -68,7 +68,7 @@ pub fn reap() -> Reaped {
 }
 
 /// Ends the program with code 0.
-#[cfg(all(target_env = "musl", not(test)))]
+#[cfg(all(bare, not(test)))]
 pub fn exit() -> ! {
     loop {
         // SAFETY: takes no pointers and does not return.

@@ -1,10 +1,11 @@
 //! The sandbox process: holds a pod's namespaces, reaps orphans, ends on `SIGTERM` or `SIGINT`.
 //!
-//! In: nothing but signals. Out: exit code 0. 110 of these run on a node, so on the target it has neither standard library
-//! nor C library: one page of code, one of stack. Built for any other target (tests, lints) it is an ordinary program over
-//! the same loop. Deliberately absent: signal handlers (signals are waited for, so none can interrupt), children of its own.
+//! In: nothing but signals. Out: exit code 0. 110 of these run on a node, so a release build for the target has neither
+//! standard library nor C library: one page of code, one of stack. Any other build (tests, lints) is an ordinary program
+//! over the same loop. Deliberately absent: signal handlers (signals are waited for, so none can interrupt), children of
+//! its own.
 
-#![cfg_attr(all(target_env = "musl", not(test)), no_std, no_main)]
+#![cfg_attr(all(bare, not(test)), no_std, no_main)]
 #![allow(
     unsafe_code,
     reason = "five raw system calls and the entry point are all this program is; linking kedge-sys would pull in the standard library"
@@ -56,14 +57,14 @@ fn run() {
     }
 }
 
-#[cfg(not(all(target_env = "musl", not(test))))]
+#[cfg(not(all(bare, not(test))))]
 fn main() {
     run();
 }
 
 /// Where the kernel starts the program (`build.rs` makes it the entry). Its arguments are not used. The stack pointer is
 /// aligned at entry, while a function expects the 8 bytes of a return address on top: hence a call.
-#[cfg(all(target_env = "musl", not(test)))]
+#[cfg(all(bare, not(test)))]
 #[unsafe(no_mangle)]
 #[unsafe(naked)]
 extern "C" fn kedge_pause_start() -> ! {
@@ -73,13 +74,13 @@ extern "C" fn kedge_pause_start() -> ! {
     core::arch::naked_asm!("mov x29, xzr", "mov x30, xzr", "b {}", sym start);
 }
 
-#[cfg(all(target_env = "musl", not(test)))]
+#[cfg(all(bare, not(test)))]
 extern "C" fn start() -> ! {
     run();
     kernel::exit()
 }
 
-#[cfg(all(target_env = "musl", not(test)))]
+#[cfg(all(bare, not(test)))]
 #[panic_handler]
 fn panicked(_: &core::panic::PanicInfo<'_>) -> ! {
     kernel::exit()

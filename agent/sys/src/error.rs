@@ -43,8 +43,13 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The cause is part of the sentence: kernel errors have no further chain to print.
-        write!(f, "{} {}: {}", self.operation, self.object, self.source)
+        // The cause is part of the sentence: kernel errors have no further chain to print. Its words are nix's: musl
+        // knows no text for what a damaged file system gives (EUCLEAN), the number alone helps nobody.
+        write!(f, "{} {}: ", self.operation, self.object)?;
+        match self.errno().map(nix::errno::Errno::from_raw) {
+            None | Some(nix::errno::Errno::UnknownErrno) => self.source.fmt(f),
+            Some(errno) => f.write_str(errno.desc()),
+        }
     }
 }
 

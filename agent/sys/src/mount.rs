@@ -184,9 +184,9 @@ impl Mount {
     }
 }
 
-/// All mounts of this process's namespace, parents before children.
+/// All mounts of this thread's namespace, parents before children.
 pub fn list() -> Result<Vec<Mount>> {
-    const TABLE: &str = "/proc/self/mountinfo";
+    const TABLE: &str = "/proc/thread-self/mountinfo";
     let text = std::fs::read(TABLE).map_err(|e| Error::new("read", TABLE, e))?;
     Ok(parse(&text))
 }
@@ -218,7 +218,7 @@ pub fn umount_tree(top: impl AsRef<Path>) -> Result<bool> {
 /// Takes out everything that `keep` does not name, newest first, without allocating: for PID 1 before power-off. Reads the
 /// mount table into `table`; a longer table is taken in rounds. Returns how many mounts are gone.
 pub fn detach_all(table: &mut [u8], keep: impl Fn(&[u8]) -> bool) -> Result<usize> {
-    const TABLE: &str = "/proc/self/mountinfo";
+    const TABLE: &str = "/proc/thread-self/mountinfo";
     let mut gone = 0;
     loop {
         let length = read_all(TABLE, table).map_err(|e| Error::new("read", TABLE, e))?;
@@ -443,6 +443,94 @@ mod tests {
             text.starts_with("mount /dev/none on /nowhere/at/all: "),
             "{text}"
         );
+    }
+
+    /// Runs in a mount namespace of its own thread; without the right to make one there is nothing to test.
+    fn in_namespace(test: impl FnOnce(&Path) + Send + 'static) {
+        let thread = std::thread::spawn(move || {
+            if let Err(e) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS) {
+                assert_eq!(e, nix::errno::Errno::EPERM);
+                eprintln!("not run: mount namespaces need root here");
+                return;
+            }
+            set_propagation("/", Propagation::Private, true).expect("private");
+            let top =
+                std::env::temp_dir().join(format!("kedge-mount-{:?}", std::thread::current().id()));
+            std::fs::create_dir_all(&top).expect("directory");
+            mount("tmpfs", &top, "tmpfs", Flags::MS_NOSUID, "size=1m").expect("tmpfs");
+            test(&top);
+            assert!(umount_tree(&top).expect("unmounts"));
+            std::fs::remove_dir(&top).expect("empty again");
+        });
+        thread.join().expect("the test in the namespace");
+    }
+
+    #[test]
+    fn a_read_only_bind_covers_what_is_mounted_below() {
+        in_namespace(|top| {
+            let at = |name: &str| top.join(name);
+            std::fs::create_dir_all(at("a/inner")).expect("made");
+            std::fs::create_dir(at("b")).expect("made");
+            mount("none", at("a/inner"), "tmpfs", Flags::empty(), "").expect("tmpfs");
+            bind(at("a"), at("b"), true).expect("bind");
+            set_read_only(at("b"), true).expect("read-only");
+            let write =
+                |path: PathBuf| std::fs::write(path.join("x"), "x").map_err(|e| e.raw_os_error());
+            assert_eq!(write(at("b")), Err(Some(libc::EROFS)));
+            assert_eq!(write(at("b/inner")), Err(Some(libc::EROFS)));
+            assert_eq!(write(at("a/inner")), Ok(()), "only the copy is read-only");
+            let mounts = list().expect("mount table");
+            let copy = mounts
+                .iter()
+                .find(|m| m.target == at("b/inner"))
+                .expect("bound along");
+            assert!(copy.is_read_only());
+            assert_eq!(below(&mounts, &at("b")), [at("b/inner"), at("b")]);
+        });
+    }
+
+    #[test]
+    fn a_mount_can_be_moved_resized_and_ended() {
+        in_namespace(|top| {
+            let at = |name: &str| top.join(name);
+            std::fs::create_dir(at("from")).expect("made");
+            std::fs::create_dir(at("to")).expect("made");
+            mount("none", at("from"), "tmpfs", Flags::empty(), "size=64k").expect("tmpfs");
+            relocate(at("from"), at("to")).expect("moved");
+            assert!(
+                !is_mount_point(at("from")).expect("table")
+                    && is_mount_point(at("to")).expect("table")
+            );
+            remount(at("to"), Flags::empty(), "size=128k").expect("resized");
+            let mounts = list().expect("table");
+            let moved = mounts.iter().find(|m| m.target == at("to")).expect("there");
+            assert!(
+                moved.super_options.contains("size=128k"),
+                "{}",
+                moved.super_options
+            );
+            // An open file keeps a mount busy.
+            let target = CString::new(at("to").as_os_str().as_bytes()).expect("path");
+            let open = std::fs::File::open(at("to")).expect("open");
+            assert_eq!(end(&target), Ok(Ended::ReadOnly));
+            assert!(umount(at("to")).is_err_and(|e| e.errno() == Some(libc::EBUSY)));
+            drop(open);
+            assert_eq!(end(&target), Ok(Ended::Unmounted));
+        });
+    }
+
+    #[test]
+    fn everything_not_kept_is_detached() {
+        in_namespace(|top| {
+            let inner = top.join("with space");
+            std::fs::create_dir(&inner).expect("made");
+            mount("none", &inner, "tmpfs", Flags::empty(), "").expect("tmpfs");
+            let wanted = inner.as_os_str().as_bytes().to_vec();
+            let mut table = vec![0; 64 << 10];
+            let gone = detach_all(&mut table, |target| target != wanted.as_slice()).expect("table");
+            assert_eq!(gone, 1);
+            assert!(!is_mount_point(&inner).expect("table"));
+        });
     }
 
     #[test]

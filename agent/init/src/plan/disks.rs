@@ -168,10 +168,14 @@ fn part(part: &Part, volumes: &[Volume], root_disk: Option<&str>) -> Vec<Planned
     }
     let quota = if ext4.project_quota { ",prjquota" } else { "" };
     let data = format!("data=ordered,errors=remount-ro{quota}");
-    plan.push(
-        mount(&device, part.target, "ext4", part.flags, &data)
-            .or(part.unmountable, vec![in_memory(part)]),
-    );
+    plan.push(mount(&device, part.target, "ext4", part.flags, &data).or(
+        part.unmountable,
+        format!(
+            "the disk is left as it is, and memory used in its place: {}",
+            part.loss
+        ),
+        vec![in_memory(part)],
+    ));
     if volume.bytes >= volume.superblock.bytes + WORTH_GROWING {
         plan.push(Step::Grow(part.target.to_owned(), volume.bytes / ext4.block_bytes).should());
     }
@@ -206,7 +210,7 @@ fn test_volume(volumes: &[Volume], file: &VolumeFile) -> Planned {
             Flags::MS_RDONLY,
             "",
         )
-        .or("test-services", Vec::new()),
+        .or("test-services", "the test volume is not used", Vec::new()),
         None => Step::Fault(
             "test-services",
             format!(

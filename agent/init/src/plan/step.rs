@@ -76,8 +76,8 @@ pub enum OnFailure {
     Warn,
     /// Go on without a word: a thing that a kernel may lack.
     Skip,
-    /// Record a fault of this code and carry out other steps in its place.
-    Instead(&'static str, Vec<Planned>),
+    /// Record a fault of this code with the error and these words, and carry out other steps in its place.
+    Instead(&'static str, String, Vec<Planned>),
 }
 
 /// A step and what its failure means.
@@ -115,10 +115,15 @@ impl Step {
     }
 
     /// Something else can take its place.
-    pub fn or(self, fault: &'static str, instead: Vec<Planned>) -> Planned {
+    pub fn or(
+        self,
+        fault: &'static str,
+        then: impl Into<String>,
+        instead: Vec<Planned>,
+    ) -> Planned {
         Planned {
             step: self,
-            on_failure: OnFailure::Instead(fault, instead),
+            on_failure: OnFailure::Instead(fault, then.into(), instead),
         }
     }
 }
@@ -130,8 +135,8 @@ impl fmt::Display for Planned {
             OnFailure::Stop => f.write_str(" [or stop]"),
             OnFailure::Warn => Ok(()),
             OnFailure::Skip => f.write_str(" [if possible]"),
-            OnFailure::Instead(code, steps) => {
-                write!(f, " [or fault {code}")?;
+            OnFailure::Instead(code, then, steps) => {
+                write!(f, " [or fault {code}: {then}")?;
                 steps.iter().try_for_each(|step| write!(f, "; {step}"))?;
                 f.write_str("]")
             }

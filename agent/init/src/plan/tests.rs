@@ -124,7 +124,9 @@ fn test_services_come_from_a_volume_only_when_asked_for() {
     let file = cmdline::parse("kedge.services=KEDGE-TEST:/services").services;
     assert_eq!(
         about(&disks(&volumes, None, file.as_ref()), &["/run/kedge/test"]),
-        ["mount /dev/vdc on /run/kedge/test as ext4 (ro) [or fault test-services]"]
+        [
+            "mount /dev/vdc on /run/kedge/test as ext4 (ro) [or fault test-services: the test volume is not used]"
+        ]
     );
     assert_eq!(
         about(&disks(&normal(), None, file.as_ref()), &["kedge.services"]),
@@ -145,7 +147,7 @@ fn a_strange_disk_with_our_label_does_not_take_over() {
         about(&plan, &["/dev/sda1 is", "/dev/vda4 on"]),
         [
             "/dev/sda1 is labelled KEDGE-DATA too, using /dev/vda4",
-            "mount /dev/vda4 on /data as ext4 (noatime,data=ordered,errors=remount-ro) [or fault data-unmountable; mount tmpfs on /data as tmpfs (noatime,mode=0755,size=50%) [or stop]]",
+            "mount /dev/vda4 on /data as ext4 (noatime,data=ordered,errors=remount-ro) [or fault data-unmountable: the disk is left as it is, and memory used in its place: images and pods are lost at power-off, and memory is short; mount tmpfs on /data as tmpfs (noatime,mode=0755,size=50%) [or stop]]",
         ]
     );
 }
