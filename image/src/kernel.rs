@@ -26,6 +26,7 @@ pub struct Kernel {
     files: BTreeMap<String, String>,
     /// Names of what is compiled in.
     builtin: Vec<String>,
+    builtin_info: String,
     /// Keeps an unpacked package until the build is over.
     _unpacked: Option<TempDir>,
 }
@@ -66,13 +67,31 @@ impl Kernel {
             .lines()
             .map(module_name)
             .collect();
+        let info_path = modules.join("modules.builtin.modinfo");
+        let builtin_info = match info_path.is_file() {
+            true => fs::read(&info_path).at("read", &info_path)?,
+            false => Vec::new(),
+        };
         Ok(Self {
+            builtin_info: String::from_utf8_lossy(&builtin_info).into_owned(),
             release,
             vmlinuz,
             modules,
             files,
             builtin,
             _unpacked: unpacked,
+        })
+    }
+
+    pub fn builtin(&self) -> &[String] {
+        &self.builtin
+    }
+
+    /// Aliases of what is compiled in: (module, pattern), from `MODULE.alias=PATTERN` strings ended by zeros.
+    pub fn builtin_aliases(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.builtin_info.split('\0').filter_map(|field| {
+            let (key, pattern) = field.split_once('=')?;
+            Some((key.strip_suffix(".alias")?, pattern))
         })
     }
 

@@ -4,6 +4,7 @@
 //! `modules.dep`, `modules.alias` and `modules.softdep` texts (the kernel package ships none: they are made by `depmod` at installation).
 //! Dependencies come from each module's own `.modinfo` section.
 
+mod index;
 mod needed;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use crate::elf::Elf;
 use crate::error::{Error, Result};
 use crate::kernel::Kernel;
 
+use index::Index;
 pub use needed::{NEEDED, Needed, Stage};
 
 #[derive(Debug)]
@@ -172,6 +174,20 @@ fn strip_signature(bytes: &mut Vec<u8>) {
     }
 }
 
+/// kmod compares names with every dash outside of brackets turned into an underscore.
+fn underscores(pattern: &str) -> String {
+    let mut bracket = false;
+    let turn = |c: char| {
+        match c {
+            '[' => bracket = true,
+            ']' => bracket = false,
+            _ => {}
+        }
+        if c == '-' && !bracket { '_' } else { c }
+    };
+    pattern.chars().map(turn).collect()
+}
+
 fn fields(info: &[u8]) -> Vec<(&str, String)> {
     info.split(|byte| *byte == 0)
         .filter_map(|field| std::str::from_utf8(field).ok()?.split_once('='))
@@ -198,24 +214,53 @@ impl ModuleSet {
         })
     }
 
-    /// `modules.dep`: every module, then all it needs, nearest first, as depmod writes it.
-    pub fn dep_file(&self) -> String {
-        self.modules
-            .iter()
-            .fold(String::new(), |mut text, (name, module)| {
-                let mut needs = Vec::new();
-                self.transitive(name, &mut needs);
-                let needs: String = needs
-                    .iter()
-                    .rev()
-                    .map(|need| format!(" {}", self.modules[need.as_str()].path))
-                    .collect();
-                let _ = writeln!(text, "{}:{needs}", module.path);
-                text
-            })
+    /// The lists that module loaders in pods read, text and binary: name and bytes.
+    pub fn loader_lists(&self, kernel: &Kernel) -> Vec<(&'static str, Vec<u8>)> {
+        let mut dep = Index::default();
+        let mut alias = Index::default();
+        for (priority, (name, module)) in (0..).zip(&self.modules) {
+            dep.insert(name, &self.dep_line(name), priority);
+            for pattern in &module.aliases {
+                alias.insert(&underscores(pattern), name, priority);
+            }
+        }
+        let mut builtin = Index::default();
+        for name in kernel.builtin() {
+            builtin.insert(name, "", 0);
+        }
+        let mut builtin_alias = Index::default();
+        for (name, pattern) in kernel.builtin_aliases() {
+            builtin_alias.insert(&underscores(pattern), name, 0);
+        }
+        vec![
+            ("modules.dep", self.dep_file().into_bytes()),
+            ("modules.dep.bin", dep.bytes()),
+            ("modules.alias", self.alias_file().into_bytes()),
+            ("modules.alias.bin", alias.bytes()),
+            // No module asks for another by symbol: `depends` in modules.dep says it all. kmod wants the file.
+            ("modules.symbols.bin", Index::default().bytes()),
+            ("modules.builtin.bin", builtin.bytes()),
+            ("modules.builtin.alias.bin", builtin_alias.bytes()),
+        ]
     }
 
-    pub fn alias_file(&self) -> String {
+    fn dep_file(&self) -> String {
+        let lines = self.modules.keys().map(|name| self.dep_line(name) + "\n");
+        lines.collect()
+    }
+
+    /// A module, then all it needs, nearest first, as depmod writes it.
+    fn dep_line(&self, name: &str) -> String {
+        let mut needs = Vec::new();
+        self.transitive(name, &mut needs);
+        let needs = needs
+            .iter()
+            .rev()
+            .map(|need| format!(" {}", self.modules[need.as_str()].path));
+        format!("{}:{}", self.modules[name].path, needs.collect::<String>())
+    }
+
+    fn alias_file(&self) -> String {
         let lines = self.modules.iter().flat_map(|(name, module)| {
             module
                 .aliases

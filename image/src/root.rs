@@ -141,12 +141,10 @@ fn add_modules(tree: &mut Tree, kernel: &Kernel, modules: &ModuleSet) -> Result<
     for (name, bytes) in kernel.lists()? {
         tree.file(&format!("{base}/{name}"), 0o644, bytes)?;
     }
-    tree.file(&format!("{base}/modules.dep"), 0o644, modules.dep_file())?;
-    tree.file(
-        &format!("{base}/modules.alias"),
-        0o644,
-        modules.alias_file(),
-    )
+    for (name, bytes) in modules.loader_lists(kernel) {
+        tree.file(&format!("{base}/{name}"), 0o644, bytes)?;
+    }
+    Ok(())
 }
 
 fn pause_image(program: &std::path::Path, architecture: &str) -> Result<Image> {
