@@ -1,0 +1,226 @@
+//! Making a pod's cgroup, directories and volumes, and keeping its payload volumes up to date.
+//!
+//! Both run the same function, because a volume that is half made and one that lags are mended the same way.
+
+use std::path::Path;
+use std::time::Duration;
+
+use kedge_pods::action::Outcome;
+use kedge_pods::needs::token_refresh_at;
+use kedge_pods::pod;
+use kedge_pods::qos::{self, Cgroup};
+use kedge_pods::resolve::{self, Reason};
+use kedge_pods::volume::{Content, File, Volume, VolumePlan};
+use kedge_sys::cgroup::{Limit, Limits, Tree};
+
+use super::{Context, KnownToken};
+use crate::node::jitter;
+use crate::volumes::{self, Options, PayloadFile};
+
+const FAILED_MOUNT: &str = "FailedMount";
+
+pub(super) async fn run(context: &Context) -> Outcome {
+    if let Err(text) = pod_cgroup(context).await {
+        return Outcome::failed("FailedCreatePodCgroup", text);
+    }
+    match make(context, true).await {
+        Ok(_) => Outcome::Done,
+        Err(reason) => Outcome::failed(reason.reason, reason.message),
+    }
+}
+
+/// When the next refresh is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refreshed {
+    /// The earliest token that wants renewal, in seconds since 1970.
+    pub token_due: Option<i64>,
+}
+
+/// Brings the pod's payload volumes up to date.
+pub async fn refresh(context: Context) -> Result<Refreshed, Reason> {
+    make(&context, false).await
+}
+
+/// Whether the pod has volumes whose content follows the API.
+pub fn has_payload(pod: &k8s_openapi::api::core::v1::Pod) -> bool {
+    let volumes = pod::spec(pod).volumes.iter().flatten();
+    volumes.into_iter().any(|v| {
+        v.config_map.is_some()
+            || v.secret.is_some()
+            || v.downward_api.is_some()
+            || v.projected.is_some()
+    })
+}
+
+async fn make(context: &Context, all: bool) -> Result<Refreshed, Reason> {
+    let objects = context.objects().await?;
+    let plans = resolve::volumes(&context.pod, &objects, &context.facts)?;
+    let mut work = Vec::new();
+    for volume in plans {
+        let files = match &volume.plan {
+            VolumePlan::Files { files, .. } => Some(payload(context, &volume, files).await?),
+            _ if all => None,
+            _ => continue,
+        };
+        work.push((volume, files));
+    }
+    let token_due = earliest_token(context);
+    let pod_dir = context.pod_dir();
+    let options = Options {
+        tmpfs: context.node.settings.tmpfs,
+    };
+    let stamp = context.node.clock.now().wall;
+    let permit = context.shared.volumes.clone().acquire_owned().await;
+    let done = context.node.lanes.volumes.run(move || {
+        // Moved in, so that the permit lives as long as the work, even when nobody waits any more.
+        let _permit = permit;
+        make_all(&pod_dir, &work, options, stamp)
+    });
+    let failed = |text: String| Reason::new(FAILED_MOUNT, text);
+    done.await
+        .map_err(|lost| failed(lost.to_string()))?
+        .map_err(|error| failed(error.to_string()))?;
+    Ok(Refreshed { token_due })
+}
+
+type Work = Vec<(Volume, Option<Vec<PayloadFile>>)>;
+
+fn make_all(
+    pod_dir: &Path,
+    work: &Work,
+    options: Options,
+    stamp: i64,
+) -> Result<(), volumes::Error> {
+    for directory in ["volumes", "plugins", "containers"] {
+        kedge_sys::fs::create_directory(pod_dir.join(directory), 0o750)
+            .map_err(|error| volumes::Error::Kernel("(pod directory)".to_owned(), error))?;
+    }
+    for (volume, files) in work {
+        volumes::make(volume, options)?;
+        if let Some(files) = files {
+            volumes::write_payload(&volume.name, &volume.path, files, stamp)?;
+        } else {
+            volumes::apply_fs_group(volume)?;
+        }
+    }
+    Ok(())
+}
+
+/// The files of a payload volume, tokens fetched.
+async fn payload(
+    context: &Context,
+    volume: &Volume,
+    files: &[File],
+) -> Result<Vec<PayloadFile>, Reason> {
+    let mut out = Vec::with_capacity(files.len());
+    for file in files {
+        let content = match &file.content {
+            Content::Bytes(bytes) => bytes.clone(),
+            Content::Token(request) => token(context, request).await?.into_bytes(),
+        };
+        out.push(PayloadFile {
+            path: file.path.clone(),
+            content,
+            mode: file.mode,
+            uid: file.uid,
+            gid: volume.fs_group.map(|group| group.gid),
+        });
+    }
+    Ok(out)
+}
+
+async fn token(
+    context: &Context,
+    request: &kedge_pods::volume::TokenRequest,
+) -> Result<String, Reason> {
+    let now = context.node.clock.wall_seconds();
+    if let Some(known) = known_token(context, request)
+        && now < known.refresh_at
+    {
+        return Ok(known.token.token);
+    }
+    let (namespace, name) = (pod::namespace(&context.pod), pod::name(&context.pod));
+    let asked = context
+        .node
+        .api
+        .token(namespace, name, context.uid(), request)
+        .await;
+    let token = match asked {
+        Ok(token) => token,
+        Err(error) => {
+            // An old token serves until it expires.
+            if let Some(known) = known_token(context, request)
+                && now < known.token.expires_at
+            {
+                tracing::warn!(namespace, pod = name, %error, "token could not be renewed yet");
+                return Ok(known.token.token);
+            }
+            let text = format!(
+                "token for service account {}: {error}",
+                request.service_account
+            );
+            return Err(Reason::new(FAILED_MOUNT, text));
+        }
+    };
+    let life = token.expires_at - now;
+    let known = KnownToken {
+        refresh_at: token_refresh_at(now, life, jitter(context.uid())),
+        token: token.clone(),
+    };
+    if let Ok(mut tokens) = context.shared.tokens.lock() {
+        tokens.insert(request.clone(), known);
+    }
+    Ok(token.token)
+}
+
+fn known_token(
+    context: &Context,
+    request: &kedge_pods::volume::TokenRequest,
+) -> Option<KnownToken> {
+    context.shared.tokens.lock().ok()?.get(request).cloned()
+}
+
+fn earliest_token(context: &Context) -> Option<i64> {
+    let tokens = context.shared.tokens.lock().ok()?;
+    tokens.values().map(|known| known.refresh_at).min()
+}
+
+/// Makes the pod's cgroup with its limits, and what is above it.
+async fn pod_cgroup(context: &Context) -> Result<(), String> {
+    let Some(tree) = context.node.cgroups.clone() else {
+        return Ok(());
+    };
+    let cgroup = qos::pod_cgroup(&context.pod);
+    // `memory.oom.group` belongs on containers (the runtime is told through `unified`): one container out of memory must
+    // not end its neighbours.
+    let work = move || apply(&tree, &cgroup);
+    match context.node.lanes.volumes.run(work).await {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(lost) => Err(lost.to_string()),
+    }
+}
+
+/// Makes a group and sets its limits.
+pub fn apply(tree: &Tree, cgroup: &Cgroup) -> kedge_sys::Result<()> {
+    tree.create(&cgroup.path)?;
+    let at = |value: Option<u64>| value.map_or(Limit::Max, Limit::At);
+    tree.set(
+        &cgroup.path,
+        &Limits {
+            cpu_weight: Some(cgroup.cpu_weight),
+            cpu_max: Some((at(cgroup.cpu_quota), qos::PERIOD)),
+            memory_max: Some(at(cgroup.memory_max)),
+            memory_oom_group: None,
+            pids_max: Some(at(cgroup.pids_max)),
+            hugetlb_max: Vec::new(),
+        },
+    )
+}
+
+/// How long after a refresh the next one is due.
+pub fn next_refresh(done: Refreshed, period: Duration, now_seconds: i64) -> Duration {
+    let until_token = done
+        .token_due
+        .map(|due| Duration::from_secs(u64::try_from(due - now_seconds).unwrap_or(0)));
+    until_token.map_or(period, |until| until.clamp(Duration::from_secs(1), period))
+}

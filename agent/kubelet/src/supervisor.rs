@@ -1,0 +1,424 @@
+//! Who has a worker, and what it is told.
+//!
+//! In: desired pods, static pods, what the runtime and the disk know. Out: one worker per pod uid with the latest [`Input`]; also for
+//! pods that only the runtime or the disk knows, so that they end in order; mirror pods of static pods; the QoS cgroups.
+//!
+//! Invariants: nothing is ended before the API was heard and the manifests were read; a pod is admitted once; of two static
+//! pods with the same name the new one waits until the old one is gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kedge_pods::pod::{self, Fate};
+use kedge_tasks::{Registry, Stop};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::admission::{self, NodeObject};
+use crate::desired::Desired;
+use crate::node::Node;
+use crate::observe::Census;
+use crate::observer::Sight;
+use crate::statics::Statics;
+use crate::worker::{ApiCopy, Input, Mailbox, Worker};
+
+mod cgroups;
+mod leftovers;
+mod mirrors;
+
+use mirrors::Mirrors;
+
+/// What the rest of the agent may want to show.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KubeletState {
+    /// The API has not been heard since the agent started: only static pods and what already runs.
+    pub waiting_for_api: bool,
+    /// Why no pod can run on this node at all (a cgroup driver we do not speak).
+    pub refuses: Option<String>,
+    /// Static pod files that cannot be used: file, line, reason.
+    pub bad_manifests: Vec<String>,
+    /// Pods with a worker.
+    pub pods: usize,
+}
+
+/// A worker from outside.
+struct Entry {
+    input: watch::Sender<Arc<Input>>,
+    poke: Arc<Notify>,
+}
+
+/// What the supervisor listens to.
+pub struct Sources {
+    pub desired: watch::Receiver<Desired>,
+    pub object: watch::Receiver<Arc<NodeObject>>,
+    pub statics: watch::Receiver<Arc<Statics>>,
+    pub sights: mpsc::Receiver<Sight>,
+    /// The agent ends: so do the workers, pods stay as they are.
+    pub stop: Stop,
+    /// The node goes down: the same, for the shutdown to take over.
+    pub freeze: watch::Receiver<bool>,
+    pub state: watch::Sender<KubeletState>,
+    pub registry: Registry,
+}
+
+/// See the module.
+pub struct Supervisor {
+    node: Arc<Node>,
+    workers: BTreeMap<String, Entry>,
+    running: JoinSet<String>,
+    census: Option<Census>,
+    /// Pods whose directory or cgroup exists, from the last scan.
+    leftovers: Vec<String>,
+    /// Being looked at before they get a worker.
+    orphans: BTreeSet<String>,
+    scan_at: Instant,
+    mirrors: Mirrors,
+    jobs: JoinSet<Done>,
+    levels: Option<Vec<kedge_pods::qos::Cgroup>>,
+    said_waiting: bool,
+    object: Arc<NodeObject>,
+}
+
+/// The end of something that ran beside the loop.
+enum Done {
+    Mirror(String, bool),
+    Scanned(Vec<String>),
+    Orphan(Box<Pod>),
+    Levels(Result<(), String>),
+}
+
+/// Disk and cgroups are searched for pods that nobody knows this often.
+const SCAN: Duration = Duration::from_secs(60);
+
+impl Supervisor {
+    pub fn new(node: Arc<Node>) -> Self {
+        Self {
+            node,
+            workers: BTreeMap::new(),
+            running: JoinSet::new(),
+            census: None,
+            leftovers: Vec::new(),
+            orphans: BTreeSet::new(),
+            scan_at: Instant::now(),
+            mirrors: Mirrors::default(),
+            jobs: JoinSet::new(),
+            levels: None,
+            said_waiting: false,
+            object: Arc::default(),
+        }
+    }
+
+    /// Runs until the stop is requested; workers end with it and touch nothing.
+    pub async fn run(mut self, mut sources: Sources) {
+        loop {
+            let began = Instant::now();
+            let wake = self.reconcile(&mut sources);
+            let words = format!("{} pods", self.workers.len());
+            sources
+                .registry
+                .record("pods", "change", began, Ok(words.as_str()));
+            // Every arm only waits; a message taken by an arm is handled in it.
+            tokio::select! {
+                () = sources.stop.requested() => return,
+                _ = sources.freeze.wait_for(|freeze| *freeze) => return,
+                changed = sources.object.changed() => if changed.is_err() { return },
+                changed = sources.desired.changed() => if changed.is_err() { return },
+                changed = sources.statics.changed() => if changed.is_err() { return },
+                sight = sources.sights.recv() => match sight {
+                    Some(sight) => self.on_sight(sight),
+                    None => return,
+                },
+                Some(ended) = self.running.join_next() => {
+                    if let Ok(uid) = ended {
+                        self.workers.remove(&uid);
+                        self.leftovers.retain(|left| *left != uid);
+                    }
+                }
+                Some(done) = self.jobs.join_next() => {
+                    if let Ok(done) = done {
+                        self.on_done(done);
+                    }
+                }
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+    }
+
+    fn on_sight(&mut self, sight: Sight) {
+        match sight {
+            Sight::Pod(uid) => self.poke(&uid),
+            // Workers notice by themselves; the last census stays what is known.
+            Sight::Down(error) => tracing::debug!(error, "runtime"),
+            Sight::Census(new) => {
+                let old = self.census.replace(new);
+                let (old, new) = (
+                    old.unwrap_or_default(),
+                    self.census.clone().unwrap_or_default(),
+                );
+                let uids = old.keys().chain(new.keys());
+                for uid in uids {
+                    if old.get(uid) != new.get(uid) {
+                        self.poke(uid);
+                    }
+                }
+            }
+        }
+    }
+
+    fn poke(&self, uid: &str) {
+        if let Some(entry) = self.workers.get(uid) {
+            entry.poke.notify_one();
+        }
+    }
+
+    fn on_done(&mut self, done: Done) {
+        match done {
+            Done::Mirror(name, ok) => self.mirrors.done(&name, ok),
+            Done::Scanned(found) => self.leftovers = found,
+            Done::Orphan(pod) => self.end_orphan(*pod),
+            Done::Levels(Ok(())) => {}
+            Done::Levels(Err(error)) => {
+                tracing::error!(error, "QoS cgroups");
+                self.levels = None;
+            }
+        }
+    }
+
+    /// Gives every pod its worker and every worker its input. Answers when to run again at the latest.
+    fn reconcile(&mut self, sources: &mut Sources) -> Instant {
+        let desired = sources.desired.borrow_and_update().clone();
+        let statics = sources.statics.borrow_and_update().clone();
+        self.object = sources.object.borrow_and_update().clone();
+        let mut wake = Instant::now() + SCAN;
+        self.scan(&mut wake);
+        let waiting = matches!(desired, Desired::Unknown);
+        self.say_waiting(waiting);
+        let (from_api, mirrors) = sorted(&desired);
+        // Whether a pod already ran here, and what the node has, decide about admission: nothing starts before both are known.
+        if self.census.is_some() && !self.object.allocatable.is_empty() {
+            let wanted = self.wanted(&from_api, &mirrors, &statics);
+            self.end_unwanted(&wanted, !waiting, statics.read);
+            self.give(wanted);
+            self.end_orphans(&from_api, !waiting && statics.read);
+            self.levels(&from_api, &statics);
+        }
+        if !waiting {
+            let node_uid = self.object.uid.clone();
+            self.reflect(&mirrors, &statics, &node_uid, &mut wake);
+        }
+        sources.state.send_if_modified(|state| {
+            let new = KubeletState {
+                waiting_for_api: waiting,
+                refuses: state.refuses.clone(),
+                bad_manifests: statics.bad.clone(),
+                pods: self.workers.len(),
+            };
+            let changed = *state != new;
+            *state = new;
+            changed
+        });
+        wake
+    }
+
+    fn say_waiting(&mut self, waiting: bool) {
+        if waiting != self.said_waiting {
+            self.said_waiting = waiting;
+            if waiting {
+                tracing::warn!(
+                    "pods of the API are started when the API server is heard; static pods and running ones are not affected"
+                );
+            } else {
+                tracing::info!("the API server was heard; its pods are started");
+            }
+        }
+    }
+
+    fn wanted(
+        &self,
+        from_api: &BTreeMap<String, Arc<Pod>>,
+        mirrors: &BTreeMap<String, Arc<Pod>>,
+        statics: &Statics,
+    ) -> BTreeMap<String, Input> {
+        let mut wanted = BTreeMap::new();
+        for (uid, pod) in from_api {
+            let copy = ApiCopy {
+                uid: uid.clone(),
+                status: pod.status.clone().unwrap_or_default(),
+            };
+            wanted.insert(uid.clone(), self.input(uid, pod.clone(), Some(copy)));
+        }
+        for pod in &statics.pods {
+            let uid = pod::uid(pod).to_owned();
+            if !self.may_replace(pod, &uid) {
+                continue;
+            }
+            let mirror = mirrors.get(&full_name(pod));
+            let copy = mirror
+                .filter(|mirror| mirrors::reflects(mirror, pod))
+                .map(|mirror| ApiCopy {
+                    uid: pod::uid(mirror).to_owned(),
+                    status: mirror.status.clone().unwrap_or_default(),
+                });
+            wanted.insert(uid.clone(), self.input(&uid, pod.clone(), copy));
+        }
+        wanted
+    }
+
+    /// A static pod whose file changed has a new uid; the old one must be gone first.
+    fn may_replace(&self, pod: &Pod, uid: &str) -> bool {
+        let name = full_name(pod);
+        !self.workers.iter().any(|(other, entry)| {
+            other != uid && {
+                let input = entry.input.borrow();
+                pod::is_static(&input.pod) && full_name(&input.pod) == name
+            }
+        })
+    }
+
+    /// What a worker is told, with the fate it already has.
+    fn input(&self, uid: &str, pod: Arc<Pod>, api: Option<ApiCopy>) -> Input {
+        let known = self.workers.get(uid).map(|e| e.input.borrow().fate.clone());
+        let fate = match known {
+            // It was to end because it had gone from the configuration; the worker ends first, then it may come back.
+            Some(fate) => fate,
+            None => self.admit(uid, &pod),
+        };
+        Input { pod, fate, api }
+    }
+
+    /// Decided once, before anything of the pod runs.
+    fn admit(&self, uid: &str, pod: &Pod) -> Fate {
+        let runs = self.census.as_ref().is_some_and(|c| c.contains_key(uid));
+        let active = self.workers.iter().filter(|(other, _)| *other != uid);
+        let active: Vec<Arc<Pod>> = active
+            .filter(|(_, entry)| entry.input.borrow().fate == Fate::Run)
+            .filter(|(other, _)| !self.is_over(other))
+            .map(|(_, entry)| entry.input.borrow().pod.clone())
+            .collect();
+        admission::admit(pod, runs, &active, &self.object, &self.node.facts())
+    }
+
+    /// A pod whose containers have ended for good uses nothing of the node any more.
+    fn is_over(&self, uid: &str) -> bool {
+        let views = self.node.views.borrow();
+        let phase = views.get(uid).and_then(|view| view.status.phase.clone());
+        matches!(phase.as_deref(), Some("Succeeded" | "Failed"))
+    }
+
+    fn end_unwanted(
+        &mut self,
+        wanted: &BTreeMap<String, Input>,
+        api_heard: bool,
+        manifests_read: bool,
+    ) {
+        for (uid, entry) in &self.workers {
+            if wanted.contains_key(uid) {
+                continue;
+            }
+            let is_static = pod::is_static(&entry.input.borrow().pod);
+            let known = if is_static { manifests_read } else { api_heard };
+            if known {
+                entry.input.send_if_modified(|input| {
+                    let changed = input.fate != Fate::Removed;
+                    if changed {
+                        let mut new = input.as_ref().clone();
+                        new.fate = Fate::Removed;
+                        *input = Arc::new(new);
+                    }
+                    changed
+                });
+            }
+        }
+    }
+
+    fn give(&mut self, wanted: BTreeMap<String, Input>) {
+        let mut inputs: Vec<(String, Input)> = wanted.into_iter().collect();
+        // Older pods first, so that a restarted agent admits in the order it did before.
+        inputs.sort_by_key(|(_, input)| {
+            (
+                input.pod.metadata.creation_timestamp.as_ref().map(|t| t.0),
+                pod::name(&input.pod).to_owned(),
+            )
+        });
+        for (uid, mut input) in inputs {
+            match self.workers.get(&uid) {
+                Some(entry) => {
+                    entry.input.send_if_modified(|old| {
+                        let same = old.fate == input.fate
+                            && old.api == input.api
+                            && (Arc::ptr_eq(&old.pod, &input.pod) || old.pod == input.pod);
+                        if !same {
+                            *old = Arc::new(input);
+                        }
+                        !same
+                    });
+                }
+                None => {
+                    // Once more: what was admitted a moment ago counts too.
+                    input.fate = self.admit(&uid, &input.pod);
+                    self.spawn(uid, input);
+                }
+            }
+        }
+    }
+
+    fn spawn(&mut self, uid: String, input: Input) {
+        if let Fate::Rejected { reason, message } = &input.fate {
+            let pod = pod::name(&input.pod);
+            tracing::warn!(pod, uid, reason, message, "pod refused");
+        }
+        let (sender, receiver) = watch::channel(Arc::new(input));
+        let poke = Arc::new(Notify::new());
+        let mailbox = Mailbox {
+            input: receiver,
+            poke: poke.clone(),
+        };
+        let worker = Worker::new(self.node.clone(), uid.clone(), mailbox);
+        let ended = uid.clone();
+        self.running.spawn(async move {
+            worker.run().await;
+            ended
+        });
+        let entry = Entry {
+            input: sender,
+            poke,
+        };
+        self.workers.insert(uid, entry);
+    }
+}
+
+/// Pods of the API by uid, and mirror pods by full name.
+fn sorted(desired: &Desired) -> (BTreeMap<String, Arc<Pod>>, BTreeMap<String, Arc<Pod>>) {
+    let (mut pods, mut mirrors) = (BTreeMap::new(), BTreeMap::new());
+    let Desired::Pods(all) = desired else {
+        return (pods, mirrors);
+    };
+    for pod in all {
+        if pod::is_mirror(pod) {
+            mirrors.insert(full_name(pod), pod.clone());
+        } else {
+            pods.insert(pod::uid(pod).to_owned(), pod.clone());
+        }
+    }
+    (pods, mirrors)
+}
+
+fn full_name(pod: &Pod) -> String {
+    format!("{}/{}", pod::namespace(pod), pod::name(pod))
+}
+
+/// A pod of which only its identity is known.
+fn only_identity(namespace: &str, name: &str, uid: &str) -> Pod {
+    let mut pod = Pod::default();
+    pod.metadata.namespace = Some(namespace.to_owned());
+    pod.metadata.name = Some(name.to_owned());
+    pod.metadata.uid = Some(uid.to_owned());
+    pod.status = Some(PodStatus::default());
+    pod
+}
+
+#[cfg(test)]
+mod tests;

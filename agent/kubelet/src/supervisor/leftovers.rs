@@ -1,0 +1,89 @@
+//! Pods that nobody asks for: known to the runtime, or left on disk or in cgroups by an agent that died.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use kedge_pods::mirror;
+use kedge_pods::pod::{self, Fate};
+use kedge_pods::qos::{self, Class};
+use tokio::time::Instant;
+
+use super::{Done, SCAN, Supervisor, only_identity};
+use crate::observe;
+use crate::worker::Input;
+
+impl Supervisor {
+    /// Ends what has no worker and is not desired. Only once everything that could ask for it has been heard.
+    pub(super) fn end_orphans(&mut self, from_api: &BTreeMap<String, Arc<Pod>>, heard: bool) {
+        if !heard {
+            return;
+        }
+        let census = self.census.clone().unwrap_or_default();
+        let uids = census.keys().chain(&self.leftovers);
+        let orphans: BTreeSet<String> = uids
+            .filter(|uid| !self.workers.contains_key(*uid) && !from_api.contains_key(*uid))
+            .filter(|uid| !self.orphans.contains(*uid))
+            .cloned()
+            .collect();
+        for uid in orphans {
+            self.orphans.insert(uid.clone());
+            let (namespace, name) = census.get(&uid).map_or_else(Default::default, |seen| {
+                (seen.namespace.clone(), seen.name.clone())
+            });
+            let runtime = self.node.runtime.clone();
+            self.jobs.spawn(async move {
+                // Labels and annotations say how to end it: grace, preStop hooks.
+                let observed = observe::pod(runtime.as_ref(), &uid).await;
+                let pod = observed.ok().and_then(|seen| mirror::from_runtime(&seen));
+                Done::Orphan(Box::new(
+                    pod.unwrap_or_else(|| only_identity(&namespace, &name, &uid)),
+                ))
+            });
+        }
+    }
+
+    /// Gives a pod that nobody asks for a worker that ends it.
+    pub(super) fn end_orphan(&mut self, pod: Pod) {
+        let uid = pod::uid(&pod).to_owned();
+        self.orphans.remove(&uid);
+        if self.workers.contains_key(&uid) {
+            return;
+        }
+        tracing::info!(uid, "ending what is left of a pod nobody asks for");
+        let input = Input {
+            pod: Arc::new(pod),
+            fate: Fate::Removed,
+            api: None,
+        };
+        self.spawn(uid, input);
+    }
+
+    /// Looks for leftovers now and then.
+    pub(super) fn scan(&mut self, wake: &mut Instant) {
+        if self.scan_at > Instant::now() {
+            *wake = (*wake).min(self.scan_at);
+            return;
+        }
+        self.scan_at = Instant::now() + SCAN;
+        let pods_dir = self.node.pods_dir.clone();
+        let tree = self.node.cgroups.clone();
+        let lane = self.node.lanes.slow.clone();
+        self.jobs.spawn(async move {
+            let work = move || {
+                let mut uids = BTreeSet::new();
+                for entry in std::fs::read_dir(&pods_dir).into_iter().flatten().flatten() {
+                    uids.extend(entry.file_name().to_str().map(str::to_owned));
+                }
+                for class in [Class::Guaranteed, Class::Burstable, Class::BestEffort] {
+                    let Some(tree) = &tree else { break };
+                    for name in tree.children(qos::class_path(class)).unwrap_or_default() {
+                        uids.extend(name.strip_prefix("pod").map(str::to_owned));
+                    }
+                }
+                uids.into_iter().collect()
+            };
+            Done::Scanned(lane.run(work).await.unwrap_or_default())
+        });
+    }
+}

@@ -1,0 +1,331 @@
+//! The whole kubelet on the fake runtime, time paused.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kedge_tasks::{Registry, Tasks};
+use tokio::sync::watch;
+
+use super::*;
+use crate::testing::{Rig, pod};
+
+const IMAGE: &str = "example.com/app:1";
+
+struct Whole {
+    rig: Rig,
+    desired: watch::Sender<Desired>,
+    state: watch::Receiver<KubeletState>,
+    freeze: watch::Sender<bool>,
+    object: watch::Sender<Arc<NodeObject>>,
+    tasks: Tasks,
+}
+
+/// Starts the supervisor with its observer and statics around a rig.
+fn whole(rig: Rig) -> Whole {
+    let mut tasks = Tasks::new("test");
+    let (desired, desired_seen) = watch::channel(Desired::Unknown);
+    let quantity = |text: &str| Quantity(text.to_owned());
+    let object = NodeObject {
+        uid: "node-uid".into(),
+        allocatable: BTreeMap::from([
+            ("cpu".to_owned(), quantity("4")),
+            ("memory".to_owned(), quantity("8Gi")),
+            ("pods".to_owned(), quantity("110")),
+            ("ephemeral-storage".to_owned(), quantity("10Gi")),
+        ]),
+        ..NodeObject::default()
+    };
+    let (object, object_seen) = watch::channel(Arc::new(object));
+    let (sights_to, sights) = mpsc::channel(64);
+    let (statics_to, statics) = watch::channel(Arc::new(Statics::default()));
+    let (state_to, state) = watch::channel(KubeletState::default());
+    let (freeze, freeze_seen) = watch::channel(false);
+    let registry = Registry::default();
+    let directory = rig.dir.join("manifests");
+    std::fs::create_dir_all(&directory).unwrap();
+    let stop = tasks.stop();
+    let statics_run = crate::statics::run(
+        rig.node.clone(),
+        directory,
+        statics_to,
+        registry.clone(),
+        stop,
+    );
+    tasks.spawn("statics", statics_run);
+    let stop = tasks.stop();
+    let runtime = rig.node.runtime.clone();
+    tasks.spawn("observer", crate::observer::run(runtime, sights_to, stop));
+    let sources = Sources {
+        desired: desired_seen,
+        object: object_seen,
+        statics,
+        sights,
+        stop: tasks.stop(),
+        freeze: freeze_seen,
+        state: state_to,
+        registry,
+    };
+    tasks.spawn("supervisor", Supervisor::new(rig.node.clone()).run(sources));
+    Whole {
+        rig,
+        desired,
+        state,
+        freeze,
+        object,
+        tasks,
+    }
+}
+
+impl Whole {
+    fn want(&self, pods: impl IntoIterator<Item = Pod>) {
+        let pods = pods.into_iter().map(Arc::new).collect();
+        self.desired.send_replace(Desired::Pods(pods));
+    }
+
+    async fn running(&self, uid: &str) {
+        let what = format!("{uid} runs");
+        self.rig
+            .until(&what, 30, |rig| rig.phase(uid) == "Running")
+            .await;
+    }
+}
+
+fn simple(uid: &str) -> Pod {
+    let text = r#"{"spec": {"containers": [{"name": "app", "image": "example.com/app:1"}]}}"#;
+    let mut pod = pod(text);
+    pod.metadata.uid = Some(uid.to_owned());
+    pod.metadata.name = Some(format!("pod-{uid}"));
+    pod
+}
+
+const MANIFEST: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: st, namespace: kube-system}\nspec:\n  containers:\n  - name: app\n    image: example.com/app:1\n";
+
+#[tokio::test(start_paused = true)]
+async fn static_pods_start_without_the_api_and_others_wait_for_it() {
+    let rig = Rig::new("sup-static");
+    rig.fake.add_image(IMAGE);
+    rig.api.lock().unwrap().down = true;
+    let whole = whole(rig);
+    std::fs::write(whole.rig.dir.join("manifests/st.yaml"), MANIFEST).unwrap();
+    whole
+        .rig
+        .until("the static pod runs", 60, |rig| {
+            let views = rig.node.views.borrow();
+            views
+                .values()
+                .any(|v| v.is_static && v.status.phase.as_deref() == Some("Running"))
+        })
+        .await;
+    assert!(whole.state.borrow().waiting_for_api);
+    whole.rig.api.lock().unwrap().down = false;
+    whole.want([simple("a")]);
+    whole.running("a").await;
+    assert!(!whole.state.borrow().waiting_for_api);
+    // Its picture appears in the API once that is there.
+    whole
+        .rig
+        .until("the mirror pod", 30, |rig| {
+            rig.api.lock().unwrap().created.len() == 1
+        })
+        .await;
+    let mirror = whole.rig.api.lock().unwrap().created[0].clone();
+    assert_eq!(mirror.metadata.name.as_deref(), Some("st-node-1"));
+    assert_eq!(mirror.metadata.owner_references.unwrap()[0].uid, "node-uid");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_static_pod_ends_with_its_file() {
+    let rig = Rig::new("sup-static-end");
+    rig.fake.add_image(IMAGE);
+    let whole = whole(rig);
+    let file = whole.rig.dir.join("manifests/st.yaml");
+    std::fs::write(&file, MANIFEST).unwrap();
+    whole
+        .rig
+        .until("it runs", 60, |rig| rig.fake.running("app").len() == 1)
+        .await;
+    std::fs::remove_file(&file).unwrap();
+    whole
+        .rig
+        .until("it is gone", 60, |rig| rig.fake.counts() == (0, 0))
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_manifest_replaces_the_pod_one_after_the_other() {
+    let rig = Rig::new("sup-static-change");
+    rig.fake.add_image(IMAGE);
+    rig.fake.add_image("example.com/app:2");
+    let whole = whole(rig);
+    let file = whole.rig.dir.join("manifests/st.yaml");
+    std::fs::write(&file, MANIFEST).unwrap();
+    whole
+        .rig
+        .until("it runs", 60, |rig| rig.fake.running("app").len() == 1)
+        .await;
+    std::fs::write(&file, MANIFEST.replace("app:1", "app:2")).unwrap();
+    whole
+        .rig
+        .until("the new one runs", 60, |rig| {
+            assert!(rig.fake.running("app").len() <= 1, "two at a time");
+            rig.fake.running("app").first().is_some_and(|id| {
+                let config = rig.fake.container_config(id).unwrap();
+                config.image.unwrap().user_specified_image == "example.com/app:2"
+            })
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_manifest_is_reported_with_file_and_line() {
+    let whole = whole(Rig::new("sup-bad"));
+    let text = MANIFEST.replace("image:", "imge:");
+    std::fs::write(whole.rig.dir.join("manifests/bad.yaml"), text).unwrap();
+    whole
+        .rig
+        .until("it is reported", 30, |_| {
+            whole.state.borrow().bad_manifests.len() == 1
+        })
+        .await;
+    let bad = whole.state.borrow().bad_manifests[0].clone();
+    assert!(
+        bad.contains("bad.yaml: line 7: unknown field spec.containers[0].imge"),
+        "{bad}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_leaves_the_api_is_ended() {
+    let rig = Rig::new("sup-removed");
+    rig.fake.add_image(IMAGE);
+    let whole = whole(rig);
+    whole.want([simple("a"), simple("b")]);
+    whole.running("a").await;
+    whole.running("b").await;
+    whole.want([simple("b")]);
+    whole
+        .rig
+        .until("only b is left", 60, |rig| {
+            rig.fake.counts() == (1, 1) && rig.node.views.borrow().len() == 1
+        })
+        .await;
+    assert_eq!(whole.rig.phase("b"), "Running");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_ended_before_the_api_was_heard() {
+    let rig = Rig::new("sup-unknown");
+    rig.fake.add_image(IMAGE);
+    let first = whole(rig);
+    first.want([simple("a")]);
+    first.running("a").await;
+    let Whole { rig, tasks, .. } = first;
+    tasks.drain(Duration::from_secs(1)).await;
+    rig.node.views.send_modify(BTreeMap::clear);
+    rig.fake.take_journal();
+    let second = whole(rig);
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(second.rig.fake.take_journal(), Vec::<String>::new());
+    // And what nobody asks for any more is ended, in order, once it was.
+    second.want([]);
+    second
+        .rig
+        .until("it is gone", 60, |rig| rig.fake.counts() == (0, 0))
+        .await;
+    let journal = second.rig.fake.take_journal();
+    assert!(
+        journal[0].starts_with("stop c2 app grace 30"),
+        "{journal:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn leftovers_on_disk_are_removed() {
+    let rig = Rig::new("sup-leftover");
+    let left = rig.dir.join("kubelet/pods/old-uid/volumes/x");
+    std::fs::create_dir_all(&left).unwrap();
+    let whole = whole(rig);
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    assert!(left.exists());
+    whole.want([]);
+    whole
+        .rig
+        .until("it is removed", 90, |rig| {
+            !rig.dir.join("kubelet/pods/old-uid").exists()
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_does_not_fit_is_refused_with_a_reason_and_never_started() {
+    let rig = Rig::new("sup-admit");
+    rig.fake.add_image(IMAGE);
+    let whole = whole(rig);
+    let mut big = simple("big");
+    let spec = big.spec.as_mut().unwrap();
+    let requests = BTreeMap::from([("cpu".to_owned(), Quantity("64".to_owned()))]);
+    spec.containers[0]
+        .resources
+        .get_or_insert_default()
+        .requests = Some(requests);
+    whole.want([big]);
+    whole
+        .rig
+        .until("it failed", 30, |rig| rig.phase("big") == "Failed")
+        .await;
+    let status = whole.rig.node.views.borrow()["big"].status.clone();
+    assert_eq!(status.reason.as_deref(), Some("OutOfcpu"));
+    assert_eq!(whole.rig.fake.counts(), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn freezing_lets_go_of_everything_and_touches_nothing() {
+    let rig = Rig::new("sup-freeze");
+    rig.fake.add_image(IMAGE);
+    let mut whole = whole(rig);
+    whole.want([simple("a")]);
+    whole.running("a").await;
+    whole.rig.fake.take_journal();
+    whole.freeze.send_replace(true);
+    assert_eq!(whole.tasks.ended().await, Some("supervisor"));
+    whole.want([]);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(whole.rig.fake.take_journal(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_pod_starts_before_the_node_knows_what_it_has() {
+    let rig = Rig::new("sup-unknown-node");
+    rig.fake.add_image(IMAGE);
+    let whole = whole(rig);
+    let known = whole.object.borrow().clone();
+    whole.object.send_replace(Arc::default());
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    whole.want([simple("a")]);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(whole.rig.fake.counts(), (0, 0));
+    whole.object.send_replace(known);
+    whole.running("a").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exit_is_noticed_by_the_event_stream() {
+    let rig = Rig::new("sup-exit");
+    rig.fake.add_image(IMAGE);
+    let whole = whole(rig);
+    whole.want([simple("a")]);
+    whole.running("a").await;
+    let id = whole.rig.fake.running("app")[0].clone();
+    whole.rig.fake.exit(&id, 3);
+    whole
+        .rig
+        .until("restarted", 5, |rig| {
+            rig.fake
+                .running("app")
+                .first()
+                .is_some_and(|new| *new != id)
+        })
+        .await;
+}

@@ -1,0 +1,144 @@
+//! On a real filesystem, without mounts.
+
+use super::*;
+use kedge_pods::volume::{FilesSource, FsGroup};
+
+fn directory(name: &str) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("kedge-vol-{}-{name}", std::process::id()));
+    let _ = fs::remove_dir_all(&path);
+    fs::create_dir_all(&path).unwrap();
+    path
+}
+
+fn file(path: &str, content: &str) -> PayloadFile {
+    PayloadFile {
+        path: path.into(),
+        content: content.as_bytes().to_vec(),
+        mode: 0o644,
+        uid: None,
+        gid: None,
+    }
+}
+
+fn volume(path: PathBuf, plan: VolumePlan) -> Volume {
+    Volume {
+        name: "v".into(),
+        path,
+        plan,
+        fs_group: None,
+    }
+}
+
+const NO_MOUNTS: Options = Options { tmpfs: false };
+
+#[test]
+fn files_appear_and_change_through_one_link() {
+    let root = directory("payload");
+    let first = [file("a", "1"), file("dir/b", "2")];
+    assert!(write_payload("v", &root, &first, 1).unwrap());
+    assert_eq!(fs::read_to_string(root.join("dir/b")).unwrap(), "2");
+    let seen = fs::read_link(root.join("..data")).unwrap();
+    assert!(!write_payload("v", &root, &first, 2).unwrap());
+    assert_eq!(fs::read_link(root.join("..data")).unwrap(), seen);
+    assert!(write_payload("v", &root, &[file("a", "3")], 3).unwrap());
+    assert_eq!(fs::read_to_string(root.join("a")).unwrap(), "3");
+    assert!(!root.join("dir").exists());
+    // One version, `..data` and `a`.
+    assert_eq!(fs::read_dir(&root).unwrap().count(), 3);
+}
+
+#[test]
+fn a_changed_mode_is_a_change() {
+    let root = directory("mode");
+    write_payload("v", &root, &[file("a", "1")], 1).unwrap();
+    let mut secret = file("a", "1");
+    secret.mode = 0o400;
+    assert!(write_payload("v", &root, &[secret], 2).unwrap());
+    let mode = fs::metadata(root.join("a")).unwrap().mode() & 0o777;
+    assert_eq!(mode, 0o400);
+}
+
+#[test]
+fn a_path_that_leaves_the_volume_is_refused() {
+    let root = directory("escape");
+    for path in ["../x", "/x", "a/../../x", ""] {
+        write_payload("v", &root, &[file(path, "")], 1).unwrap_err();
+    }
+    assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+}
+
+#[test]
+fn an_empty_source_still_has_its_data_link() {
+    let root = directory("empty");
+    assert!(write_payload("v", &root, &[], 1).unwrap());
+    assert!(root.join("..data").is_dir());
+    assert!(!write_payload("v", &root, &[], 2).unwrap());
+}
+
+#[test]
+fn host_path_types_are_checked() {
+    let root = directory("host");
+    fs::write(root.join("f"), "").unwrap();
+    let check = |path: &str, kind| {
+        let path = root.join(path);
+        let plan = VolumePlan::HostPath {
+            path: path.clone(),
+            kind,
+        };
+        make(&volume(path, plan), NO_MOUNTS)
+    };
+    check("f", HostPathType::File).unwrap();
+    check("absent", HostPathType::Unset).unwrap();
+    check("made/dir", HostPathType::DirectoryOrCreate).unwrap();
+    check("made/file", HostPathType::FileOrCreate).unwrap();
+    assert!(root.join("made/file").is_file());
+    let error = check("f", HostPathType::Directory).unwrap_err().to_string();
+    assert!(error.contains("is not a directory"), "{error}");
+    let error = check("absent", HostPathType::File).unwrap_err().to_string();
+    assert!(error.contains("absent"), "{error}");
+    check("f", HostPathType::Socket).unwrap_err();
+    check("f", HostPathType::CharDevice).unwrap_err();
+    check("f", HostPathType::BlockDevice).unwrap_err();
+}
+
+#[test]
+fn an_empty_dir_has_the_mode_of_its_plan_whatever_the_umask() {
+    let root = directory("empty-dir").join("v");
+    let plan = VolumePlan::EmptyDir {
+        medium: Medium::Disk,
+        size_limit: None,
+        mode: 0o777,
+    };
+    make(&volume(root.clone(), plan), NO_MOUNTS).unwrap();
+    assert_eq!(fs::metadata(&root).unwrap().mode() & 0o777, 0o777);
+}
+
+#[test]
+fn a_group_reaches_the_root_of_a_volume() {
+    let root = directory("group").join("v");
+    let plan = VolumePlan::Files {
+        source: FilesSource::ConfigMap,
+        files: Vec::new(),
+    };
+    let mut volume = volume(root.clone(), plan);
+    let gid = fs::metadata(std::env::temp_dir()).unwrap().gid();
+    volume.fs_group = Some(FsGroup {
+        gid,
+        only_on_root_mismatch: false,
+    });
+    make(&volume, NO_MOUNTS).unwrap();
+    apply_fs_group(&volume).unwrap();
+    let metadata = fs::metadata(&root).unwrap();
+    assert_eq!(metadata.gid(), gid);
+    assert_eq!(metadata.mode() & 0o2050, 0o2050);
+}
+
+#[test]
+fn a_pod_directory_goes_with_everything_in_it() {
+    let root = directory("pod");
+    fs::create_dir_all(root.join("volumes/x/y")).unwrap();
+    assert!(leftovers(&root));
+    remove_pod(&root).unwrap();
+    assert!(!leftovers(&root));
+    remove_pod(&root).unwrap();
+}

@@ -1,0 +1,342 @@
+//! One pod's worker: the loop that turns desired and observed into actions, and what happened into a status.
+//!
+//! In: [`Input`] by watch (latest wins), pokes when the runtime changed, the ends of its own jobs. Out: actions on the node, status
+//! patches, events, a view for the servers. It decides nothing: `pods::plan`, `pods::status`, `pods::probe` do.
+//!
+//! ```text
+//! input ─┐                     ┌─> look at the runtime (after every action and poke)
+//! poke ──┼─> step: observe, plan, cancel, act, probe, publish ──> jobs (one set, each with its own end)
+//! jobs ──┘                     └─> sleep until the plan's or a probe's time
+//! ```
+//!
+//! Invariants: nothing is planned on an observation older than the last finished action; while the runtime is away nothing
+//! is planned at all, probes and status go on; one status patch at a time; the loop itself never waits for IO.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kedge_pods::action::{Action, ActionKey};
+use kedge_pods::memory::PodMemory;
+use kedge_pods::observed::ObservedPod;
+use kedge_pods::pod::{self, Fate, Inputs};
+use kedge_pods::{probe, status};
+use tokio::sync::{Notify, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
+
+use crate::execute::{self, Context, LastWord, Shared};
+use crate::handle::PodView;
+use crate::node::{Node, jitter};
+
+mod jobs;
+mod publish;
+
+use jobs::Job;
+use publish::Publisher;
+
+/// What the supervisor wants of a pod.
+#[derive(Clone, Debug)]
+pub struct Input {
+    pub pod: Arc<Pod>,
+    pub fate: Fate,
+    /// The object that carries the status in the API: the pod's own, or a static pod's mirror.
+    pub api: Option<ApiCopy>,
+}
+
+/// The API's copy of a pod's status.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApiCopy {
+    pub uid: String,
+    pub status: PodStatus,
+}
+
+/// The worker's mailbox.
+pub struct Mailbox {
+    pub input: watch::Receiver<Arc<Input>>,
+    pub poke: Arc<Notify>,
+}
+
+/// How long after a failed look at the runtime the next one is.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Without a reason the runtime is still looked at this often (±50 % per pod).
+const RESYNC: Duration = Duration::from_secs(60);
+
+/// The state of the loop.
+pub struct Worker {
+    node: Arc<Node>,
+    uid: String,
+    mailbox: Mailbox,
+    shared: Arc<Shared>,
+    memory: PodMemory,
+    observed: Arc<ObservedPod>,
+    messages: execute::Messages,
+    look: Look,
+    publisher: Publisher,
+    jobs: JoinSet<Job>,
+    actions: BTreeMap<ActionKey, (u64, AbortHandle)>,
+    next_job: u64,
+    refresh: Refresh,
+    ended: bool,
+}
+
+/// How current the observation is.
+#[derive(Debug, Default)]
+struct Look {
+    /// An observation exists.
+    once: bool,
+    /// A look is under way.
+    busy: bool,
+    /// Something changed since the last look began.
+    wanted: bool,
+    /// Actions that ended so far. An observation begun before the last of them must not be planned on.
+    ends: u64,
+    /// How many had ended when the look under way began.
+    ends_at_begin: u64,
+    /// How many had ended when the look behind the current observation began.
+    ends_seen: u64,
+    /// The last look failed; the next is due then.
+    again_at: Option<Instant>,
+}
+
+/// When payload volumes are brought up to date.
+#[derive(Debug, Default)]
+struct Refresh {
+    at: Option<Instant>,
+    busy: bool,
+}
+
+impl Worker {
+    /// A worker that knows nothing yet. Its first act is to look.
+    pub fn new(node: Arc<Node>, uid: String, mailbox: Mailbox) -> Self {
+        let input = mailbox.input.borrow().clone();
+        let published = input.api.as_ref().map(|copy| copy.status.clone());
+        let known = published.as_ref().map(execute::published_messages);
+        Self {
+            node,
+            uid,
+            mailbox,
+            shared: Arc::new(Shared::default()),
+            memory: PodMemory::default(),
+            observed: Arc::new(ObservedPod::default()),
+            messages: known.unwrap_or_default(),
+            look: Look {
+                wanted: true,
+                ..Look::default()
+            },
+            publisher: Publisher::new(published),
+            jobs: JoinSet::new(),
+            actions: BTreeMap::new(),
+            next_job: 0,
+            refresh: Refresh::default(),
+            ended: false,
+        }
+    }
+
+    /// Runs until the pod is gone from configuration, runtime and disk, or the supervisor is gone (then everything keeps
+    /// running on the node).
+    pub async fn run(mut self) {
+        loop {
+            let wake = self.step();
+            if self.ended {
+                break;
+            }
+            let timer = tokio::time::sleep_until(wake);
+            // Every arm only waits; a job's end is taken out of the set by the same poll that reports it.
+            tokio::select! {
+                changed = self.mailbox.input.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    self.on_input();
+                }
+                () = self.mailbox.poke.notified() => self.look.wanted = true,
+                Some(done) = self.jobs.join_next() => {
+                    // An abandoned job reports that it was cancelled; its key was dropped when it was.
+                    if let Ok(job) = done {
+                        self.on_job(job);
+                    }
+                }
+                () = timer => {}
+            }
+        }
+        self.node.views.send_modify(|views| {
+            views.remove(&self.uid);
+        });
+    }
+
+    fn input(&self) -> Arc<Input> {
+        self.mailbox.input.borrow().clone()
+    }
+
+    /// New labels or annotations may be shown by a downward API volume.
+    fn on_input(&mut self) {
+        if self.refresh.at.is_some() {
+            self.refresh.at = Some(Instant::now());
+        }
+    }
+
+    /// One round. Answers when the next is due at the latest.
+    fn step(&mut self) -> Instant {
+        let input = self.input();
+        let facts = self.node.facts();
+        self.begin_look();
+        let mut wake = Instant::now() + RESYNC.mul_f64(0.5 + jitter(&self.uid));
+        if let Some(at) = self.look.again_at {
+            wake = wake.min(at);
+        }
+        if !self.look.once {
+            return wake;
+        }
+        self.publisher.follow(input.api.as_ref());
+        let now = self.node.clock.now();
+        let inputs = Inputs {
+            pod: &input.pod,
+            fate: &input.fate,
+            observed: &self.observed,
+            published: self.publisher.published(),
+            node: &facts,
+        };
+        let mut events = self.memory.observe(&inputs, now);
+        let mut started = Vec::new();
+        let mut cancelled = Vec::new();
+        let mut wake_mono = None;
+        if self.look.is_current() {
+            let plan = kedge_pods::plan::plan(&inputs, &self.memory, now);
+            wake_mono = plan.wake_at;
+            for key in plan.cancel {
+                self.memory.cancelled(&key);
+                cancelled.push(key);
+            }
+            for action in plan.actions {
+                events.extend(self.memory.started(&inputs, &action, now));
+                started.push(action);
+            }
+        }
+        let (runs, probe_events) = self.memory.probes.due(&inputs, now);
+        events.extend(probe_events);
+        let status = status::generate(&inputs, &self.memory, now);
+        let probe_at = self.memory.probes.wake_at();
+        let ending = self.memory.end().is_some();
+        self.node.events(&input.pod, &self.uid, events);
+        for key in cancelled {
+            if let Some((_, handle)) = self.actions.remove(&key) {
+                handle.abort();
+            }
+        }
+        self.view(&input.pod, &status);
+        let finishing =
+            started.contains(&Action::Finish) || self.actions.contains_key(&ActionKey::Finish);
+        let last_word = self.publish(&input, status, finishing, &mut wake);
+        self.start(&input, &facts, started, last_word);
+        for run in runs {
+            self.start_probe(run);
+        }
+        self.begin_refresh(&input, ending, &mut wake);
+        for at in [wake_mono, probe_at].into_iter().flatten() {
+            wake = wake.min(Instant::now() + at.saturating_sub(now.mono));
+        }
+        wake
+    }
+
+    fn context(&self, input: &Input) -> Context {
+        Context {
+            node: self.node.clone(),
+            pod: input.pod.clone(),
+            facts: self.node.facts(),
+            observed: self.observed.clone(),
+            shared: self.shared.clone(),
+        }
+    }
+
+    fn view(&self, pod: &Arc<Pod>, status: &PodStatus) {
+        let view = PodView {
+            pod: pod.clone(),
+            status: status.clone(),
+            observed: self.observed.clone(),
+            is_static: pod::is_static(pod),
+        };
+        let uid = &self.uid;
+        self.node.views.send_if_modified(|views| {
+            let same = views.get(uid).is_some_and(|old| {
+                old.status == view.status
+                    && Arc::ptr_eq(&old.pod, &view.pod)
+                    && Arc::ptr_eq(&old.observed, &view.observed)
+            });
+            if !same {
+                views.insert(uid.clone(), Arc::new(view));
+            }
+            !same
+        });
+    }
+
+    /// Sends the status if it differs; with `finishing`, hands it to the last action instead.
+    fn publish(
+        &mut self,
+        input: &Input,
+        status: PodStatus,
+        finishing: bool,
+        wake: &mut Instant,
+    ) -> Option<LastWord> {
+        let copy = input.api.as_ref();
+        if finishing {
+            return Some(self.publisher.last_word(copy, status));
+        }
+        // A pod that is gone from the configuration has nobody to report to.
+        if input.fate == Fate::Removed {
+            return None;
+        }
+        if let Some(patch) = self.publisher.next(copy, status, wake) {
+            let api = self.node.api.clone();
+            let pod = input.pod.clone();
+            let uid = copy.map_or_else(String::new, |copy| copy.uid.clone());
+            self.jobs.spawn(async move {
+                let (namespace, name) = (pod::namespace(&pod), pod::name(&pod));
+                Job::Patched(Box::new(
+                    api.patch_status(namespace, name, &uid, patch).await,
+                ))
+            });
+        }
+        None
+    }
+
+    fn start(
+        &mut self,
+        input: &Input,
+        facts: &Arc<kedge_pods::resolve::NodeFacts>,
+        actions: Vec<Action>,
+        mut last_word: Option<LastWord>,
+    ) {
+        for action in actions {
+            tracing::debug!(pod = pod::name(&input.pod), uid = self.uid, %action, "act");
+            self.next_job += 1;
+            let (id, key) = (self.next_job, action.key());
+            let mut context = self.context(input);
+            context.facts = facts.clone();
+            let last = if action == Action::Finish {
+                last_word.take()
+            } else {
+                None
+            };
+            let done = key.clone();
+            let handle = self.jobs.spawn(async move {
+                let outcome = execute::run(context, action, last).await;
+                Job::Action(id, done, outcome)
+            });
+            self.actions.insert(key, (id, handle));
+        }
+    }
+
+    fn start_probe(&mut self, run: probe::Run) {
+        let runtime = self.node.runtime.clone();
+        self.jobs.spawn(async move {
+            let answer =
+                crate::check::probe(runtime.as_ref(), &run.id, &run.handler, run.timeout).await;
+            Job::Probe(run, answer)
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,387 @@
+//! One worker on the fake runtime, time paused.
+
+use std::time::Duration;
+
+use kedge_cri::fake::{Behaviour, Failure, Pull};
+use kedge_pods::pod::Fate;
+
+use crate::testing::{Rig, pod};
+
+const IMAGE: &str = "example.com/app:1";
+
+fn simple() -> k8s_openapi::api::core::v1::Pod {
+    pod(r#"{"spec": {"containers": [{"name": "app", "image": "example.com/app:1"}]}}"#)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_goes_from_pending_to_running_to_gone() {
+    let rig = Rig::new("life");
+    rig.fake
+        .script_pull(IMAGE, [Pull::After(Duration::from_secs(2))]);
+    let worker = rig.worker(simple());
+    rig.until("pending is published", 1, |rig| {
+        rig.phase("uid-1") == "Pending"
+    })
+    .await;
+    rig.until("running", 10, |rig| rig.phase("uid-1") == "Running")
+        .await;
+    let journal = rig.fake.take_journal();
+    assert_eq!(
+        journal,
+        [
+            "run sandbox s1 ns/web attempt 0",
+            "pull example.com/app:1",
+            "create c2 app attempt 0 in s1",
+            "start c2 app",
+        ]
+    );
+    assert!(rig.dir.join("pod-logs/ns_web_uid-1/app").is_dir());
+    rig.until("published", 2, |rig| {
+        let api = rig.api.lock().unwrap();
+        let last = api.patches.last().map(|(_, patch)| patch.to_string());
+        last.is_some_and(|text| text.contains(r#""phase":"Running""#))
+    })
+    .await;
+    worker.delete(30, &rig.node.clock);
+    rig.until("the API object is let go", 10, |rig| {
+        rig.api.lock().unwrap().deleted == ["uid-1"]
+    })
+    .await;
+    assert!(!rig.dir.join("kubelet/pods/uid-1").exists());
+    worker.tell(|input| input.fate = Fate::Removed);
+    rig.until("nothing is left", 10, |rig| {
+        rig.fake.counts() == (0, 0) && rig.node.views.borrow().is_empty()
+    })
+    .await;
+    assert!(!rig.dir.join("pod-logs/ns_web_uid-1").exists());
+    assert_eq!(
+        rig.fake.take_journal(),
+        [
+            "stop c2 app grace 30 s",
+            "stop sandbox s1",
+            "remove c2",
+            "remove sandbox s1"
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_tell_the_story_of_a_start() {
+    let rig = Rig::new("events");
+    rig.fake.script_pull(IMAGE, [Pull::After(Duration::ZERO)]);
+    let _worker = rig.worker(simple());
+    rig.until("running", 10, |rig| rig.phase("uid-1") == "Running")
+        .await;
+    assert_eq!(rig.reasons(), ["Pulling", "Pulled", "Created", "Started"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn deleting_does_not_wait_behind_a_pull() {
+    let rig = Rig::new("pull");
+    rig.fake
+        .script_pull(IMAGE, [Pull::After(Duration::from_secs(600))]);
+    let worker = rig.worker(simple());
+    rig.until("pulling", 10, |rig| {
+        rig.reasons().contains(&"Pulling".to_owned())
+    })
+    .await;
+    worker.delete(30, &rig.node.clock);
+    rig.until("let go", 5, |rig| {
+        rig.api.lock().unwrap().deleted == ["uid-1"]
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crashing_container_is_restarted_with_growing_pauses() {
+    let rig = Rig::new("crash");
+    rig.fake.add_image(IMAGE);
+    rig.fake.script_container(
+        "app",
+        Behaviour {
+            exits: Some((Duration::from_secs(1), 1)),
+            ..Behaviour::default()
+        },
+    );
+    let _worker = rig.worker(simple());
+    let begin = tokio::time::Instant::now();
+    let starts = |rig: &Rig| {
+        rig.reasons()
+            .iter()
+            .filter(|r| r.as_str() == "Started")
+            .count()
+    };
+    rig.until("third start", 120, |rig| starts(rig) == 3).await;
+    // First restart at once, the second after ten seconds.
+    let passed = begin.elapsed();
+    assert!(passed > Duration::from_secs(10), "{passed:?}");
+    let views = rig.node.views.borrow();
+    let status = &views["uid-1"].status;
+    let container = &status.container_statuses.as_ref().unwrap()[0];
+    assert_eq!(container.restart_count, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_is_away_restarts_nothing() {
+    let rig = Rig::new("away");
+    rig.fake.add_image(IMAGE);
+    let _worker = rig.worker(simple());
+    rig.until("running", 10, |rig| rig.phase("uid-1") == "Running")
+        .await;
+    let before = rig.fake.running("app");
+    rig.fake.take_journal();
+    rig.fake.set_down(true);
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(rig.phase("uid-1"), "Running");
+    rig.fake.set_down(false);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(rig.fake.running("app"), before);
+    assert_eq!(rig.fake.take_journal(), Vec::<String>::new());
+    assert_eq!(rig.phase("uid-1"), "Running");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_restart_touches_nothing_and_keeps_ready() {
+    let rig = Rig::new("restart");
+    rig.fake.add_image(IMAGE);
+    let mut simple = simple();
+    let first = rig.worker(simple.clone());
+    rig.until("running", 10, |rig| rig.phase("uid-1") == "Running")
+        .await;
+    let status = rig.node.views.borrow()["uid-1"].status.clone();
+    drop(first);
+    rig.node
+        .views
+        .send_modify(std::collections::BTreeMap::clear);
+    rig.fake.take_journal();
+    simple.status = Some(status.clone());
+    let patches = rig.api.lock().unwrap().patches.len();
+    let _second = rig.worker(simple);
+    rig.until("seen again", 5, |rig| rig.phase("uid-1") == "Running")
+        .await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(rig.fake.take_journal(), Vec::<String>::new());
+    assert_eq!(rig.node.views.borrow()["uid-1"].status, status);
+    assert_eq!(rig.api.lock().unwrap().patches.len(), patches);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_sandbox_is_replaced_under_a_new_attempt() {
+    let rig = Rig::new("sandbox");
+    rig.fake.add_image(IMAGE);
+    let _worker = rig.worker(simple());
+    rig.until("running", 10, |rig| rig.phase("uid-1") == "Running")
+        .await;
+    let id = rig.fake.running("app")[0].clone();
+    rig.fake.kill_sandbox("s1");
+    rig.fake.exit(&id, 137);
+    rig.until("running in a new sandbox", 60, |rig| {
+        let running = rig.fake.running("app");
+        running.len() == 1 && running[0] != id
+    })
+    .await;
+    let journal = rig.fake.take_journal();
+    assert!(
+        journal.contains(&"run sandbox s3 ns/web attempt 1".to_owned()),
+        "{journal:#?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_that_fails_is_tried_again() {
+    let rig = Rig::new("sandbox-fails");
+    rig.fake.add_image(IMAGE);
+    rig.fake.set_network_ready(false);
+    let _worker = rig.worker(simple());
+    rig.until("told", 10, |rig| {
+        rig.reasons().contains(&"FailedCreatePodSandBox".to_owned())
+    })
+    .await;
+    rig.fake.set_network_ready(true);
+    rig.until("running", 60, |rig| rig.phase("uid-1") == "Running")
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_hangs_is_undone_after_deletion() {
+    let rig = Rig::new("hang");
+    rig.fake.add_image(IMAGE);
+    rig.fake
+        .fail_next("StartContainer", Failure::Delay(Duration::from_secs(60)));
+    let worker = rig.worker(simple());
+    rig.until("created", 10, |rig| rig.fake.counts() == (1, 1))
+        .await;
+    worker.delete(5, &rig.node.clock);
+    rig.until("let go", 120, |rig| {
+        rig.api.lock().unwrap().deleted == ["uid-1"]
+    })
+    .await;
+    assert!(rig.fake.running("app").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_config_map_volume_follows_its_object_within_a_minute() {
+    let rig = Rig::new("configmap");
+    rig.fake.add_image(IMAGE);
+    let object =
+        |value: &str| serde_json::from_value(serde_json::json!({"data": {"key": value}})).unwrap();
+    rig.api
+        .lock()
+        .unwrap()
+        .config_maps
+        .insert("cm".into(), object("one"));
+    let _worker = rig.worker(pod(
+        r#"{"spec": {"containers": [{"name": "app", "image": "example.com/app:1",
+              "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+            "volumes": [{"name": "v", "configMap": {"name": "cm"}}]}}"#,
+    ));
+    rig.until("running", 10, |rig| rig.phase("uid-1") == "Running")
+        .await;
+    let file = rig
+        .dir
+        .join("kubelet/pods/uid-1/volumes/kubernetes.io~configmap/v/key");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "one");
+    rig.api
+        .lock()
+        .unwrap()
+        .config_maps
+        .insert("cm".into(), object("two"));
+    rig.until("the new value", 60, |_| {
+        std::fs::read_to_string(&file).unwrap() == "two"
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_renewed_before_it_ends() {
+    let rig = Rig::new("token");
+    rig.fake.add_image(IMAGE);
+    rig.api.lock().unwrap().token_life = 600;
+    let _worker = rig.worker(pod(
+        r#"{"spec": {"containers": [{"name": "app", "image": "example.com/app:1",
+              "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+            "volumes": [{"name": "v", "projected": {"sources": [
+              {"serviceAccountToken": {"path": "token", "expirationSeconds": 600}}]}}]}}"#,
+    ));
+    rig.until("running", 10, |rig| rig.phase("uid-1") == "Running")
+        .await;
+    let file = rig
+        .dir
+        .join("kubelet/pods/uid-1/volumes/kubernetes.io~projected/v/token");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "token-1");
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "token-1");
+    rig.until("the new token", 240, |_| {
+        std::fs::read_to_string(&file).unwrap() == "token-2"
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_config_map_is_named_and_waited_for() {
+    let rig = Rig::new("missing");
+    rig.fake.add_image(IMAGE);
+    let _worker = rig.worker(pod(
+        r#"{"spec": {"containers": [{"name": "app", "image": "example.com/app:1", "env": [
+             {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "a"}}}]}]}}"#,
+    ));
+    let message = |rig: &Rig| {
+        let views = rig.node.views.borrow();
+        let status = views.get("uid-1")?.status.clone();
+        let container = status.container_statuses?.into_iter().next()?;
+        let waiting = container.state?.waiting?;
+        Some((waiting.reason?, waiting.message?))
+    };
+    rig.until("the reason", 30, |rig| {
+        message(rig).is_some_and(|(reason, text)| {
+            reason == "CreateContainerConfigError" && text.contains("cm")
+        })
+    })
+    .await;
+    let object = serde_json::from_value(serde_json::json!({"data": {"a": "1"}})).unwrap();
+    rig.api
+        .lock()
+        .unwrap()
+        .config_maps
+        .insert("cm".into(), object);
+    rig.until("running", 60, |rig| rig.phase("uid-1") == "Running")
+        .await;
+    let id = rig.fake.running("app")[0].clone();
+    let config = rig.fake.container_config(&id).unwrap();
+    assert!(config.envs.iter().any(|e| e.key == "A" && e.value == b"1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_liveness_probe_restarts_the_container() {
+    let rig = Rig::new("liveness");
+    rig.fake.add_image(IMAGE);
+    rig.fake.script_exec("check", 1, "not well");
+    let _worker = rig.worker(pod(
+        r#"{"spec": {"containers": [{"name": "app", "image": "example.com/app:1",
+             "livenessProbe": {"exec": {"command": ["check"]}, "periodSeconds": 2, "failureThreshold": 2}}]}}"#,
+    ));
+    rig.until("a restart", 60, |rig| {
+        rig.reasons().iter().filter(|r| *r == "Started").count() == 2
+    })
+    .await;
+    let reasons = rig.reasons();
+    assert!(reasons.contains(&"Unhealthy".to_owned()), "{reasons:?}");
+    assert!(reasons.contains(&"Killing".to_owned()), "{reasons:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_word_of_a_job_is_published_before_it_is_deleted() {
+    let rig = Rig::new("job");
+    rig.fake.add_image(IMAGE);
+    rig.fake.script_container(
+        "app",
+        Behaviour {
+            exits: Some((Duration::from_secs(1), 0)),
+            ..Behaviour::default()
+        },
+    );
+    let _worker = rig.worker(pod(
+        r#"{"spec": {"restartPolicy": "Never", "containers": [{"name": "app", "image": "example.com/app:1"}]}}"#,
+    ));
+    rig.until("succeeded", 20, |rig| rig.phase("uid-1") == "Succeeded")
+        .await;
+    rig.until("volumes are gone", 20, |rig| {
+        !rig.dir.join("kubelet/pods/uid-1").exists()
+    })
+    .await;
+    // The container stays for `kubectl logs`.
+    assert_eq!(rig.fake.counts(), (1, 1));
+    assert!(rig.api.lock().unwrap().deleted.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn pre_stop_runs_within_the_grace_and_the_rest_is_left_to_the_signal() {
+    let rig = Rig::new("prestop");
+    rig.fake.add_image(IMAGE);
+    rig.fake.script_container(
+        "app",
+        Behaviour {
+            ignores_stop: true,
+            ..Behaviour::default()
+        },
+    );
+    let worker = rig.worker(pod(
+        r#"{"spec": {"terminationGracePeriodSeconds": 10, "containers": [{"name": "app", "image": "example.com/app:1",
+             "lifecycle": {"preStop": {"sleep": {"seconds": 4}}}}]}}"#,
+    ));
+    rig.until("running", 10, |rig| rig.phase("uid-1") == "Running")
+        .await;
+    rig.fake.take_journal();
+    let begin = tokio::time::Instant::now();
+    worker.delete(10, &rig.node.clock);
+    rig.until("let go", 30, |rig| {
+        rig.api.lock().unwrap().deleted == ["uid-1"]
+    })
+    .await;
+    let passed = begin.elapsed();
+    assert!(
+        passed > Duration::from_secs(9) && passed < Duration::from_secs(13),
+        "{passed:?}"
+    );
+    assert_eq!(rig.fake.take_journal()[0], "stop c2 app grace 6 s");
+}
