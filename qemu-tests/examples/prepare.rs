@@ -11,11 +11,24 @@ fn main() -> anyhow::Result<()> {
     deps::ensure(deps::NEEDS, &|text| eprintln!("{text}"))?;
     let cache = upstream::cache_root()?;
     let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("upstream");
-    let names = [upstream::CONTROL_PLANE, upstream::PRODUCT, upstream::POD_IMAGES].concat();
+    let names = [
+        upstream::CONTROL_PLANE,
+        upstream::PRODUCT,
+        upstream::POD_IMAGES,
+    ]
+    .concat();
     let progress = Progress::new(names.len() + 2);
     let built = upstream::ensure(&modules, &cache, &names, &progress)?;
-    println!("control plane: {}", built.directory("control-plane", upstream::CONTROL_PLANE)?.display());
-    println!("product:       {}", built.directory("product", upstream::PRODUCT)?.display());
+    println!(
+        "control plane: {}",
+        built
+            .directory("control-plane", upstream::CONTROL_PLANE)?
+            .display()
+    );
+    println!(
+        "product:       {}",
+        built.directory("product", upstream::PRODUCT)?.display()
+    );
     let step = progress.step("Debian packages", None);
     let packages = debian::ensure(&cache)?;
     step.done();
@@ -26,7 +39,10 @@ fn main() -> anyhow::Result<()> {
         coredns: built.path("coredns")?.to_owned(),
         busybox: packages.busybox,
     };
-    println!("pod images:    {}", oci::ensure(&cache, &programs)?.display());
+    println!(
+        "pod images:    {}",
+        oci::ensure(&cache, &programs)?.display()
+    );
     step.done();
     Ok(())
 }
