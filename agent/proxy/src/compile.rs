@@ -132,48 +132,48 @@ impl Compiler {
         self.plans.iter().filter_map(answer).collect()
     }
 
-    /// Takes the next snapshot.
+    /// Takes the next snapshot, and tells the way from the table before to the table now.
     pub fn update(&mut self, inputs: &Arc<Inputs>, node: &NodeFacts) -> Update {
         if *node != self.node {
-            return self.rebuild(inputs, node);
+            let (before, mut update) = self.rebuild(inputs, node);
+            update.transaction = diff(Some(&before), &self.table);
+            return update;
         }
         self.journal = Some(Journal::new(&self.table));
-        let (services, udp, gone) = self.take(inputs);
-        let journal = self.journal.take();
-        let transaction = match journal {
-            Some(journal) => journal.transaction(&self.table),
-            None => diff(Some(&self.table), &self.table),
-        };
-        Update {
-            transaction,
-            services,
-            udp,
-            gone,
+        let mut update = self.take(inputs);
+        if let Some(journal) = self.journal.take() {
+            update.transaction = journal.transaction(&self.table);
+        }
+        update
+    }
+
+    /// Takes the next snapshot when the kernel's table is not known and will be compared as a whole anyway: the transaction is left
+    /// empty, which at the start spares a copy of everything.
+    pub fn load(&mut self, inputs: &Arc<Inputs>, node: &NodeFacts) -> Update {
+        match *node != self.node {
+            true => self.rebuild(inputs, node).1,
+            false => self.take(inputs),
         }
     }
 
-    /// The node's own facts are part of rules and of most fronts: start anew and compare whole tables.
-    fn rebuild(&mut self, inputs: &Arc<Inputs>, node: &NodeFacts) -> Update {
-        let mut next = Self::new(self.layout.family, node.clone());
-        let (services, _, _) = next.take(inputs);
-        let transaction = diff(Some(&self.table), &next.table);
+    /// The node's own facts are part of rules and of most fronts: starts anew. Gives the table before.
+    fn rebuild(&mut self, inputs: &Arc<Inputs>, node: &NodeFacts) -> (Table, Update) {
+        let mut before = std::mem::replace(self, Self::new(self.layout.family, node.clone()));
+        let mut update = self.take(inputs);
         let udp_fronts = |c: &Self| -> Vec<FrontKey> {
             let keys = c.claims.keys().copied();
             keys.filter(|k| k.protocol == Protocol::Udp).collect()
         };
-        let kept = udp_fronts(&next);
-        let mut gone = udp_fronts(self);
-        gone.retain(|key| kept.binary_search(key).is_err());
-        *self = next;
-        Update {
-            transaction,
-            services,
-            udp: true,
-            gone,
-        }
+        let kept = udp_fronts(self);
+        update.gone = udp_fronts(&before);
+        update.gone.retain(|key| kept.binary_search(key).is_err());
+        update.udp = true;
+        let empty = Table::new(before.table.family, &before.table.name);
+        (std::mem::replace(&mut before.table, empty), update)
     }
 
-    fn take(&mut self, inputs: &Arc<Inputs>) -> (usize, bool, Vec<FrontKey>) {
+    /// Plans what changed again and puts it into the table.
+    fn take(&mut self, inputs: &Arc<Inputs>) -> Update {
         let changed = self.tracker.next(inputs);
         let (mut udp, mut gone) = (false, Vec::new());
         for name in &changed {
@@ -195,7 +195,16 @@ impl Compiler {
         gone.sort_unstable();
         gone.dedup();
         gone.retain(|key| !self.claims.contains_key(key));
-        (changed.len(), udp, gone)
+        Update {
+            transaction: Transaction {
+                family: self.table.family,
+                table: self.table.name.clone(),
+                ops: Vec::new(),
+            },
+            services: changed.len(),
+            udp,
+            gone,
+        }
     }
 
     /// Exchanges one Service's plan: the fronts it touches are taken back, then given to whoever has them now.
@@ -237,6 +246,8 @@ impl Compiler {
 
     fn claim(&mut self, name: &ServiceName, index: usize, front: &Front) {
         let claims = self.claims.entry(front.key).or_default();
+        // Almost every front has one claim; a vector would make room for four.
+        claims.reserve_exact(1);
         claims.push(Claim {
             kind: front.kind,
             service: name.clone(),

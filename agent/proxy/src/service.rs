@@ -140,6 +140,9 @@ pub fn plan(
     }
     plan.here.sort_unstable();
     plan.here.dedup();
+    // Plans are kept, ten thousand of them, and most have one front.
+    plan.fronts.shrink_to_fit();
+    plan.here.shrink_to_fit();
     plan
 }
 

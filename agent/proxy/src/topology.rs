@@ -147,5 +147,6 @@ fn select(candidates: &[Candidate<'_>], keep: impl Fn(&Candidate<'_>) -> bool) -
     let mut targets: Vec<Target> = kept.map(|c| c.target).collect();
     targets.sort_unstable();
     targets.dedup();
+    targets.shrink_to_fit();
     targets
 }

@@ -77,7 +77,10 @@ impl Syncer {
         node: &NodeFacts,
         check: Check,
     ) -> Result<Outcome, Error> {
-        let update = self.compiler.update(inputs, node);
+        let update = match self.known {
+            Some(_) => self.compiler.update(inputs, node),
+            None => self.compiler.load(inputs, node),
+        };
         self.udp |= update.udp;
         self.gone.extend(update.gone);
         let applied = self.apply(kernel, &update.transaction, check);
