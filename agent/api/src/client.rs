@@ -131,9 +131,25 @@ impl Client {
     where
         K: Resource<DynamicType = ()> + DeserializeOwned,
     {
-        let operation = operation::<K>("patch status of", namespace, name);
+        self.patch_subresource("status", namespace, name, patch)
+            .await
+    }
+
+    /// Strategic merge patch of a subresource.
+    pub async fn patch_subresource<K>(
+        &self,
+        subresource: &str,
+        namespace: Option<&str>,
+        name: &str,
+        patch: &serde_json::Value,
+    ) -> Result<K, ApiError>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned,
+    {
+        let what = object_name(&K::kind(&()), namespace, name);
+        let operation = Operation::new("patch", format!("{subresource} of {what}"));
         let request = request::<K>(namespace).patch_subresource(
-            "status",
+            subresource,
             name,
             &patch_params(),
             &Patch::Strategic(patch),

@@ -292,6 +292,8 @@ pub(crate) fn from_response(
         409 if reason == "AlreadyExists" => ApiError::AlreadyExists { operation },
         409 => ApiError::Conflict { operation, message },
         410 => ApiError::Gone { operation },
+        // A patch that names the uid of an earlier object of the name.
+        422 if is_about_uid(parsed.as_ref()) => ApiError::Conflict { operation, message },
         422 => ApiError::Invalid { operation, message },
         code @ (408 | 429 | 500..) => ApiError::Busy {
             operation,
@@ -305,6 +307,11 @@ pub(crate) fn from_response(
             message,
         },
     }
+}
+
+fn is_about_uid(status: Option<&Status>) -> bool {
+    let details = status.and_then(|s| s.details.as_ref());
+    details.is_some_and(|d| d.causes.iter().any(|c| c.field == "metadata.uid"))
 }
 
 /// An `ERROR` event inside a watch carries a Status as its object.
@@ -366,6 +373,14 @@ mod tests {
         assert_eq!(of(404, "RuntimeClass", unknown).class(), Class::KindMissing);
         let object = r#"{"kind":"Status","status":"Failure","reason":"NotFound","code":404,"message":"pods \"a\" not found","details":{"name":"a","kind":"pods"}}"#;
         assert!(of(404, "Pod", object).is_not_found());
+    }
+
+    #[test]
+    fn a_patch_for_an_earlier_object_of_the_name_finds_it_gone() {
+        // As kube-apiserver v1.37.1 answers.
+        let body = r#"{"kind":"Status","status":"Failure","reason":"Invalid","code":422,"message":"Pod \"web\" is invalid: metadata.uid: Invalid value: field is immutable",
+            "details":{"name":"web","kind":"Pod","causes":[{"reason":"FieldValueInvalid","message":"field is immutable","field":"metadata.uid"}]}}"#;
+        assert_eq!(of(422, "Pod", body).class(), Class::ObjectGone);
     }
 
     #[test]

@@ -153,6 +153,11 @@ impl ApiHandle {
         self.events.record(event);
     }
 
+    /// Events that never reached the API server.
+    pub fn record_losses(&self) -> u64 {
+        self.events.dropped()
+    }
+
     /// This node's Node object as last seen.
     pub fn own_node(&self) -> Option<Arc<Node>> {
         self.own.borrow().items.get(&self.node_name).cloned()

@@ -1,6 +1,6 @@
 //! What to send about a pod's status. Pure: the API's status and the desired one in, a strategic merge patch out, or nothing.
 //!
-//! `metadata.uid` is part of every patch: for another pod of the same name the API server then answers 409. Conditions merge by type,
+//! `metadata.uid` is part of every patch: for another pod of the same name the API server then answers 422 and names that field. Conditions merge by type,
 //! so foreign ones (readiness gates) are never touched; address lists merge by address and are therefore replaced whole.
 
 use k8s_openapi::api::core::v1::PodStatus;
