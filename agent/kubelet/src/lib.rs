@@ -13,7 +13,7 @@
 //! | observer | the runtime's events, a timer | supervisor by bounded `mpsc` |
 //! | statics | a timer | supervisor by `watch` |
 //! | facts | a timer | whoever builds the node object, by `watch` |
-//! | logs, garbage | a timer | the runtime |
+//! | logs, garbage, limits | a timer | the runtime; limits: supervisor by bounded `mpsc` |
 //!
 //! # Invariants
 //!
@@ -39,6 +39,7 @@ pub mod volumes;
 mod execute;
 mod garbage;
 mod images;
+mod limits;
 mod logs;
 mod node;
 mod objects;

@@ -21,7 +21,7 @@ use crate::settings::Settings;
 use crate::shutdown::{self, Report};
 use crate::statics::Statics;
 use crate::supervisor::{KubeletState, Sources, Supervisor};
-use crate::{facts, garbage, logs, observer, statics};
+use crate::{facts, garbage, limits, logs, observer, statics};
 
 /// What the kubelet is made of.
 pub struct Config {
@@ -101,6 +101,12 @@ impl Kubelet {
             "garbage",
             garbage::run(node.clone(), registry.clone(), stop),
         );
+        let (evictions_to, evictions) = mpsc::channel(16);
+        let stop = tasks.stop();
+        tasks.spawn(
+            "limits",
+            limits::run(node.clone(), evictions_to, registry.clone(), stop),
+        );
         let (freeze, freeze_seen) = watch::channel(false);
         let (frozen_to, frozen) = watch::channel(false);
         let sources = Sources {
@@ -108,6 +114,7 @@ impl Kubelet {
             object: config.object,
             statics,
             sights,
+            evictions,
             stop: tasks.stop(),
             freeze: freeze_seen,
             state: state_to,

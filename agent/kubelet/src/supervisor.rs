@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::admission::{self, NodeObject};
 use crate::desired::Desired;
+use crate::limits::Eviction;
 use crate::node::Node;
 use crate::observe::Census;
 use crate::observer::Sight;
@@ -56,6 +57,7 @@ pub struct Sources {
     pub object: watch::Receiver<Arc<NodeObject>>,
     pub statics: watch::Receiver<Arc<Statics>>,
     pub sights: mpsc::Receiver<Sight>,
+    pub evictions: mpsc::Receiver<Eviction>,
     /// The agent ends: so do the workers, pods stay as they are.
     pub stop: Stop,
     /// The node goes down: the same, for the shutdown to take over.
@@ -131,6 +133,10 @@ impl Supervisor {
                     Some(sight) => self.on_sight(sight),
                     None => return,
                 },
+                eviction = sources.evictions.recv() => match eviction {
+                    Some(eviction) => self.evict(eviction),
+                    None => return,
+                },
                 Some(ended) = self.running.join_next() => {
                     if let Ok(uid) = ended {
                         self.workers.remove(&uid);
@@ -166,6 +172,25 @@ impl Supervisor {
                 }
             }
         }
+    }
+
+    /// Ends a pod that took more than it may. Its fate stays: the next input keeps it.
+    fn evict(&self, Eviction { uid, message }: Eviction) {
+        let Some(entry) = self.workers.get(&uid) else {
+            return;
+        };
+        let input = entry.input.borrow().clone();
+        if input.fate != Fate::Run {
+            return;
+        }
+        tracing::warn!(pod = pod::name(&input.pod), uid, message, "evicting");
+        let mut new = input.as_ref().clone();
+        new.fate = Fate::Evicted {
+            reason: "Evicted".into(),
+            message,
+            grace: Duration::from_secs(1),
+        };
+        entry.input.send_replace(Arc::new(new));
     }
 
     fn poke(&self, uid: &str) {

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use crate::execute::{self, Context, LastWord, Shared};
 use crate::handle::PodView;
-use crate::node::{Node, jitter};
+use crate::node::Node;
 
 mod jobs;
 mod publish;
@@ -78,7 +78,17 @@ pub struct Worker {
     actions: BTreeMap<ActionKey, (u64, AbortHandle)>,
     next_job: u64,
     refresh: Refresh,
+    /// Labels and annotations at the last look.
+    shown: Shown,
+    facts: watch::Receiver<Arc<kedge_pods::resolve::NodeFacts>>,
     ended: bool,
+}
+
+type Shown = [Option<BTreeMap<String, String>>; 2];
+
+fn shown(pod: &Pod) -> Shown {
+    let meta = &pod.metadata;
+    [meta.labels.clone(), meta.annotations.clone()]
 }
 
 /// How current the observation is.
@@ -98,6 +108,8 @@ struct Look {
     ends_seen: u64,
     /// The last look failed; the next is due then.
     again_at: Option<Instant>,
+    /// When a look is due even if nothing is heard.
+    resync_at: Option<Instant>,
 }
 
 /// When payload volumes are brought up to date.
@@ -113,6 +125,7 @@ impl Worker {
         let input = mailbox.input.borrow().clone();
         let published = input.api.as_ref().map(|copy| copy.status.clone());
         let known = published.as_ref().map(execute::published_messages);
+        let facts = node.facts.clone();
         Self {
             node,
             uid,
@@ -130,6 +143,8 @@ impl Worker {
             actions: BTreeMap::new(),
             next_job: 0,
             refresh: Refresh::default(),
+            shown: shown(&input.pod),
+            facts,
             ended: false,
         }
     }
@@ -151,6 +166,8 @@ impl Worker {
                     }
                     self.on_input();
                 }
+                // New facts about the node (its addresses) show in statuses.
+                Ok(()) = self.facts.changed() => {}
                 () = self.mailbox.poke.notified() => self.look.wanted = true,
                 Some(done) = self.jobs.join_next() => {
                     // An abandoned job reports that it was cancelled; its key was dropped when it was.
@@ -172,9 +189,12 @@ impl Worker {
 
     /// New labels or annotations may be shown by a downward API volume.
     fn on_input(&mut self) {
-        if self.refresh.at.is_some() {
+        let input = self.mailbox.input.borrow_and_update().clone();
+        let shown = shown(&input.pod);
+        if shown != self.shown && self.refresh.at.is_some() {
             self.refresh.at = Some(Instant::now());
         }
+        self.shown = shown;
     }
 
     /// One round. Answers when the next is due at the latest.
@@ -182,8 +202,11 @@ impl Worker {
         let input = self.input();
         let facts = self.node.facts();
         self.begin_look();
-        let mut wake = Instant::now() + RESYNC.mul_f64(0.5 + jitter(&self.uid));
-        if let Some(at) = self.look.again_at {
+        let mut wake = Instant::now() + RESYNC * 2;
+        for at in [self.look.again_at, self.look.resync_at]
+            .into_iter()
+            .flatten()
+        {
             wake = wake.min(at);
         }
         if !self.look.once {

@@ -19,6 +19,7 @@ struct Whole {
     state: watch::Receiver<KubeletState>,
     freeze: watch::Sender<bool>,
     object: watch::Sender<Arc<NodeObject>>,
+    evictions: mpsc::Sender<Eviction>,
     tasks: Tasks,
 }
 
@@ -42,6 +43,7 @@ fn whole(rig: Rig) -> Whole {
     let (statics_to, statics) = watch::channel(Arc::new(Statics::default()));
     let (state_to, state) = watch::channel(KubeletState::default());
     let (freeze, freeze_seen) = watch::channel(false);
+    let (evictions_to, evictions) = mpsc::channel(4);
     let registry = Registry::default();
     let directory = rig.dir.join("manifests");
     std::fs::create_dir_all(&directory).unwrap();
@@ -62,6 +64,7 @@ fn whole(rig: Rig) -> Whole {
         object: object_seen,
         statics,
         sights,
+        evictions,
         stop: tasks.stop(),
         freeze: freeze_seen,
         state: state_to,
@@ -74,6 +77,7 @@ fn whole(rig: Rig) -> Whole {
         state,
         freeze,
         object,
+        evictions: evictions_to,
         tasks,
     }
 }
@@ -328,4 +332,27 @@ async fn an_exit_is_noticed_by_the_event_stream() {
                 .is_some_and(|new| *new != id)
         })
         .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_takes_too_much_fails_and_says_why() {
+    let rig = Rig::new("sup-evict");
+    rig.fake.add_image(IMAGE);
+    let whole = whole(rig);
+    whole.want([simple("a")]);
+    whole.running("a").await;
+    let message = "Usage of EmptyDir volume \"v\" exceeds the limit \"1Ki\". ".to_owned();
+    let eviction = Eviction {
+        uid: "a".into(),
+        message: message.clone(),
+    };
+    whole.evictions.send(eviction).await.unwrap();
+    whole
+        .rig
+        .until("it failed", 30, |rig| rig.phase("a") == "Failed")
+        .await;
+    let status = whole.rig.node.views.borrow()["a"].status.clone();
+    assert_eq!(status.reason.as_deref(), Some("Evicted"));
+    assert_eq!(status.message, Some(message));
+    assert!(whole.rig.fake.running("app").is_empty());
 }

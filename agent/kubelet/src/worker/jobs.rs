@@ -10,7 +10,7 @@ use kedge_pods::probe;
 use kedge_pods::resolve::Reason;
 use tokio::time::Instant;
 
-use super::{Input, LOOK_AGAIN, Worker};
+use super::{Input, LOOK_AGAIN, RESYNC, Worker};
 use crate::execute::{self, Messages, Refreshed};
 use crate::node::{Node, jitter};
 use crate::observe;
@@ -39,7 +39,8 @@ impl super::Look {
 impl Worker {
     /// Looks at the runtime if there is a reason to and no look is under way.
     pub(super) fn begin_look(&mut self) {
-        if self.look.again_at.is_some_and(|at| at <= Instant::now()) {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= Instant::now());
+        if due(self.look.again_at) || due(self.look.resync_at) {
             self.look.wanted = true;
         }
         if self.look.busy || !self.look.wanted {
@@ -48,6 +49,8 @@ impl Worker {
         self.look.busy = true;
         self.look.wanted = false;
         self.look.ends_at_begin = self.look.ends;
+        let resync = RESYNC.mul_f64(0.5 + jitter(&self.uid));
+        self.look.resync_at = Some(Instant::now() + resync);
         let node = self.node.clone();
         let uid = self.uid.clone();
         let known = self.messages.clone();
