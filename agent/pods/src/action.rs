@@ -97,6 +97,8 @@ pub enum KillReason {
     StartupFailed,
     /// The container's spec changed.
     SpecChanged,
+    /// Its resources changed, and its resize policy asks for a restart.
+    Resized,
     PostStartFailed,
     /// The sandbox must be replaced.
     SandboxChanged,

@@ -250,6 +250,13 @@ mod tests {
             }),
         );
         check(
+            r#"{"tcpSocket": {"port": 9, "host": "db.example"}}"#,
+            Ok(Handler::Tcp {
+                host: "db.example".into(),
+                port: 9,
+            }),
+        );
+        check(
             r#"{"grpc": {"port": 5000, "service": "db"}}"#,
             Ok(Handler::Grpc {
                 host: "10.0.0.7".into(),

@@ -64,6 +64,7 @@ pub mod pod;
 pub mod probe;
 pub mod qos;
 pub mod quantity;
+pub mod resize;
 pub mod resolv;
 pub mod resolve;
 pub mod selector;

@@ -346,11 +346,9 @@ mod tests {
     #[test]
     fn image_pull_policy_is_taken_from_the_pod() {
         let with = |policy: &str| {
-            pull_policy(&Container {
-                image: Some("busybox".into()),
-                image_pull_policy: Some(policy.into()),
-                ..Default::default()
-            })
+            let json =
+                format!(r#"{{"name": "c", "image": "busybox", "imagePullPolicy": "{policy}"}}"#);
+            pull_policy(&serde_json::from_str(&json).unwrap())
         };
         assert_eq!(with("Never"), PullPolicy::Never);
         assert_eq!(with("IfNotPresent"), PullPolicy::IfNotPresent);

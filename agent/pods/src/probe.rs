@@ -26,7 +26,7 @@ use crate::pod::{self, Inputs, Kind, Member};
 
 mod prober;
 
-use prober::Prober;
+use prober::{Prober, Published};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ProbeKind {
@@ -274,19 +274,20 @@ fn published(
     member: &Member<'_>,
     instance: &ObservedContainer,
     kind: ProbeKind,
-) -> Option<bool> {
-    let status = inputs.published?;
-    let list = match member.kind {
-        Kind::Init | Kind::Sidecar => &status.init_container_statuses,
-        _ => &status.container_statuses,
+) -> Published {
+    let id = crate::status::container_id(&instance.id);
+    let old = crate::status::published(inputs, member.name());
+    let Some(old) = old.filter(|s| s.container_id.as_deref() == Some(&id)) else {
+        return Published::default();
     };
-    let old = list.iter().flatten().find(|s| s.name == member.name())?;
-    let same = old.container_id.as_deref() == Some(&crate::status::container_id(&instance.id));
-    match kind {
-        _ if !same => None,
-        ProbeKind::Readiness => Some(old.ready),
-        ProbeKind::Startup => old.started.filter(|s| *s),
-        ProbeKind::Liveness => None,
+    let running = old.state.as_ref().is_some_and(|s| s.running.is_some());
+    Published {
+        known: running,
+        verdict: match kind {
+            ProbeKind::Readiness => Some(old.ready),
+            ProbeKind::Startup => old.started.filter(|s| *s),
+            ProbeKind::Liveness => None,
+        },
     }
 }
 

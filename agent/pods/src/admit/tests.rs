@@ -96,9 +96,8 @@ fn resources_must_fit_beside_the_others() {
 
 #[test]
 fn overhead_counts_for_admission() {
-    let mut pod = asking("cpu", "1900m");
-    pod.spec.as_mut().unwrap().overhead =
-        Some([("cpu".to_owned(), crate::quantity::cpu(200))].into());
+    let pod = of(r#""overhead": {"cpu": "200m"},
+           "containers": [{"name": "c", "resources": {"requests": {"cpu": "1900m"}}}]"#);
     World::new().check(
         &pod,
         "OutOfcpu: Node didn't have enough resource: cpu, requested: 2100, used: 0, capacity: 2000",

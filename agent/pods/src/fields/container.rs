@@ -183,7 +183,7 @@ rows!(container, CONTAINER: Container {
     name = yes "container_fields_reach_the_runtime";
     ports = yes "ports_with_a_host_port_become_mappings";
     readiness_probe = yes "readiness_changes_only_after_its_thresholds";
-    resize_policy = yes "a_resize_is_reported_as_infeasible";
+    resize_policy = yes "a_resize_restarts_where_its_policy_says_so";
     resources = yes "container_resources_are_kernel_numbers";
     restart_policy = part "init_containers_run_one_at_a_time_and_a_sidecar_stays",
         "a restart policy other than Always of an init container is",
@@ -207,7 +207,7 @@ rows!(ephemeral, EPHEMERAL: EphemeralContainer {
     env = yes "an_ephemeral_container_enters_its_target";
     env_from = yes "an_ephemeral_container_enters_its_target";
     image = yes "ephemeral_containers_start_once_and_never_again";
-    image_pull_policy = yes "image_pull_policy_is_taken_from_the_pod";
+    image_pull_policy = yes "ephemeral_containers_start_once_and_never_again";
     lifecycle = no "lifecycle hooks of ephemeral containers are";
     liveness_probe = no "probes of ephemeral containers are";
     name = yes "ephemeral_containers_start_once_and_never_again";
@@ -221,7 +221,7 @@ rows!(ephemeral, EPHEMERAL: EphemeralContainer {
     startup_probe = no "probes of ephemeral containers are";
     stdin = yes "an_ephemeral_container_enters_its_target";
     stdin_once = yes "an_ephemeral_container_enters_its_target";
-    target_container_name = yes "an_ephemeral_container_enters_its_target";
+    target_container_name = yes "an_ephemeral_container_waits_for_its_target";
     termination_message_path = yes "an_ephemeral_container_enters_its_target";
     termination_message_policy = yes "an_ephemeral_container_enters_its_target";
     tty = yes "an_ephemeral_container_enters_its_target";
@@ -265,8 +265,8 @@ rows!(resources, RESOURCES: ResourceRequirements {
 });
 
 rows!(resize, RESIZE: ContainerResizePolicy {
-    resource_name = yes "a_resize_is_reported_as_infeasible";
-    restart_policy = yes "a_resize_is_reported_as_infeasible";
+    resource_name = yes "a_resize_restarts_where_its_policy_says_so";
+    restart_policy = yes "a_resize_restarts_where_its_policy_says_so";
 });
 
 rows!(mount, MOUNT: VolumeMount {

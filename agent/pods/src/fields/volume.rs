@@ -212,7 +212,11 @@ rows!(downward_projection, DOWNWARD_PROJECTION: DownwardAPIProjection {
 });
 
 rows!(trust_bundle, TRUST_BUNDLE: ClusterTrustBundleProjection {
-    label_selector = no "label selectors of trust bundles are";
+    label_selector = part "projected_sources_are_joined_and_the_later_wins",
+        "label selectors of trust bundles, but for the empty one, are",
+        |v: &Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector>| {
+            v.as_ref().is_none_or(|s| *s == Default::default())
+        };
     name = yes "projected_sources_are_joined_and_the_later_wins";
     optional = yes "missing_references_are_named_unless_optional";
     path = yes "projected_sources_are_joined_and_the_later_wins";

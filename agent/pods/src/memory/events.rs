@@ -78,6 +78,10 @@ impl PodMemory {
             kill.deadline = kill.deadline.min(deadline);
             return Vec::new();
         }
+        if reason == KillReason::Resized {
+            // The pod's cgroup has to follow before the container starts again.
+            self.prepared = false;
+        }
         let kill = Kill {
             reason,
             message: message.to_owned(),
@@ -146,14 +150,18 @@ fn failure(inputs: &Inputs<'_>, key: &ActionKey, reason: &str, message: &str) ->
             } else {
                 "Failed"
             };
+            let image = pod::member(pod::spec(inputs.pod), name).and_then(|m| m.spec.image.clone());
+            let image = image.unwrap_or_default();
+            let failed = format!("Failed to pull image {image:?}: {message}");
             vec![
+                event(true, reason_name, failed, &path),
+                event(true, "Failed", format!("Error: {reason}"), &path),
                 event(
-                    true,
-                    reason_name,
-                    format!("Failed to pull image: {message}"),
+                    false,
+                    "BackOff",
+                    format!("Back-off pulling image {image:?}"),
                     &path,
                 ),
-                event(true, "Failed", format!("Error: {reason}"), &path),
             ]
         }
         ActionKey::Start(name) => vec![event(

@@ -4,6 +4,7 @@ use super::Planner;
 use crate::action::{Action, ActionKey, KillReason};
 use crate::observed::{ObservedContainer, ObservedSandbox, State};
 use crate::pod::{self, Kind, Member, RestartPolicy};
+use crate::resize::{self, Resize};
 
 /// Instances kept per container: the current one and the one before, for `lastState` and `kubectl logs --previous`.
 const KEEP: usize = 2;
@@ -170,6 +171,11 @@ impl Planner<'_> {
         {
             let message = format!("Container {} definition changed, will be restarted", c.name);
             self.kill_alone(c, member, KillReason::SpecChanged, &message);
+            return false;
+        }
+        if resize::resize(member, c) == Resize::Restart {
+            let message = format!("Container {} resize requires restart", c.name);
+            self.kill_alone(c, member, KillReason::Resized, &message);
             return false;
         }
         if let Some((reason, message)) = self.memory.probes.failed(&c.name, &c.id) {

@@ -571,13 +571,14 @@ fn a_post_start_hook_blocks_the_next_container_and_its_failure_kills() {
 #[test]
 fn ephemeral_containers_start_once_and_never_again() {
     let mut w = running(ONE);
-    let spec = w.pod.spec.as_mut().unwrap();
-    spec.ephemeral_containers = Some(
-        serde_json::from_str(r#"[{"name": "debug", "image": "t:1", "targetContainerName": "c"}]"#)
-            .unwrap(),
-    );
+    let uid = w.pod.metadata.uid.clone();
+    w.pod = crate::testing::pod(&format!(
+        r#"{{"spec": {{{ONE}, "ephemeralContainers":
+            [{{"name": "debug", "image": "t:1", "imagePullPolicy": "Always", "targetContainerName": "c"}}]}}}}"#
+    ));
+    assert_eq!(w.pod.metadata.uid, uid);
     w.check(expect![[r#"
-        pull t:1 for debug (IfNotPresent)
+        pull t:1 for debug (Always)
         start debug #0
     "#]]);
     w.exit("debug", 1);
@@ -729,4 +730,41 @@ fn kill_reasons_are_told_once() {
     assert_eq!(kills[0].field_path, "spec.containers{c}");
     assert_ne!(KillReason::PodEnds, KillReason::Unknown);
     assert_eq!(SECOND, 1_000_000_000);
+}
+
+#[test]
+fn a_resize_restarts_where_its_policy_says_so() {
+    let fields = |cpu: &str| {
+        format!(
+            r#"{{"spec": {{"containers": [{{"name": "c", "image": "i:1",
+                "resources": {{"limits": {{"cpu": "{cpu}", "memory": "1Gi"}}}},
+                "resizePolicy": [{{"resourceName": "cpu", "restartPolicy": "RestartContainer"}},
+                                 {{"resourceName": "memory", "restartPolicy": "NotRequired"}}]}}]}}}}"#
+        )
+    };
+    let mut w = World::new(ONE);
+    w.pod = crate::testing::pod(&fields("1"));
+    w.settle();
+    w.pod = crate::testing::pod(&fields("2"));
+    w.check(expect![[r#"
+        kill c c-0 within 30s (Resized)
+        prepare volumes and cgroup
+        pull i:1 for c (IfNotPresent)
+        start c #1
+    "#]]);
+}
+
+#[test]
+fn an_ephemeral_container_waits_for_its_target() {
+    let mut w = World::new(
+        r#""containers": [{"name": "c", "image": "i:1"}],
+           "ephemeralContainers": [{"name": "debug", "image": "t:1", "targetContainerName": "c"}]"#,
+    );
+    w.fail.push(("Pull(\"c\")", "ErrImagePull"));
+    w.settle();
+    assert!(w.observed.latest("debug").is_none());
+    w.fail.clear();
+    w.now += 10;
+    w.settle();
+    assert!(w.observed.latest("debug").is_some());
 }

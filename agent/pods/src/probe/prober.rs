@@ -26,6 +26,14 @@ struct Timing {
     failure: u32,
 }
 
+/// What was published before this prober existed.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Published {
+    /// The instance was reported by an earlier run of the agent.
+    pub known: bool,
+    pub verdict: Option<bool>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
     /// Opens into waiting, not before this time.
@@ -46,7 +54,7 @@ impl Prober {
         kind: ProbeKind,
         instance: &ObservedContainer,
         probe: &Probe,
-        published: Option<bool>,
+        published: Published,
         now: Now,
     ) -> Prober {
         let delay = Duration::from_secs(
@@ -56,7 +64,13 @@ impl Prober {
                 .unwrap_or(0),
         );
         // The wall clock only shortens the delay by the container's age; a step can at most bring the first probe forward.
-        let first = now.mono + delay.saturating_sub(now.since_wall(instance.started_at));
+        let mut first = now.mono + delay.saturating_sub(now.since_wall(instance.started_at));
+        let timing = Timing::of(probe);
+        if published.known {
+            // The agent restarted: a hundred pods' probes must not all run in its first second.
+            first += spread(&instance.id, kind, timing.period);
+        }
+        let published = published.verdict;
         let (state, verdict) = match kind {
             ProbeKind::Startup if published == Some(true) => (State::Held, Some(true)),
             ProbeKind::Startup => (State::Waiting { until: first }, None),
@@ -69,7 +83,7 @@ impl Prober {
         Prober {
             kind,
             id: instance.id.clone(),
-            timing: Timing::of(probe),
+            timing,
             state,
             verdict,
             run: (false, 0),
@@ -167,4 +181,14 @@ impl Timing {
             failure: count(probe.failure_threshold, 3),
         }
     }
+}
+
+/// A share of the period that depends on the instance only (FNV-1a).
+fn spread(id: &str, kind: ProbeKind, period: Duration) -> Duration {
+    let seed = 0xcbf2_9ce4_8422_2325_u64 ^ kind as u64;
+    let hash = id.bytes().fold(seed, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
+    });
+    let share = (hash >> 32) as u32;
+    Duration::from_secs_f64(period.as_secs_f64() * f64::from(share) / f64::from(u32::MAX))
 }

@@ -161,15 +161,20 @@ fn an_agent_restart_keeps_the_published_readiness_until_the_first_verdict() {
     w.published = Some(
         serde_json::from_str(
             r#"{"containerStatuses": [{"name": "c", "image": "i", "imageID": "x", "ready": true, "started": true,
-                "restartCount": 0, "containerID": "containerd://id-0"}]}"#,
+                "restartCount": 0, "containerID": "containerd://id-0", "state": {"running": {}}}]}"#,
         )
         .unwrap(),
     );
     w.sync(100, false);
     assert_eq!(w.set.ready("c"), Some(true));
-    w.step(100, &bad());
+    let first = w.set.wake_at().unwrap();
+    assert!(
+        first > Duration::from_secs(100) && first <= Duration::from_secs(105),
+        "spread: {first:?}"
+    );
+    assert_eq!(w.step(105, &bad()), [ProbeKind::Readiness]);
     assert_eq!(w.set.ready("c"), Some(true));
-    w.step(105, &bad());
+    w.step(110, &bad());
     assert_eq!(w.set.ready("c"), Some(false));
 
     let mut other = World::new(READY, 0);

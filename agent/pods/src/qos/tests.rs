@@ -60,8 +60,7 @@ fn oom_score_follows_class_priority_and_memory() {
     check(&of(&container(r#""memory": "1Gi""#, "")), "c", 750);
     check(&of(&container(r#""cpu": "1m""#, "")), "c", 999);
     check(&of(&container(r#""memory": "4Gi""#, "")), "c", 3);
-    let mut critical = of(&container("", ""));
-    critical.spec.as_mut().unwrap().priority = Some(2_000_001_000);
+    let critical = pod(r#"{"spec": {"priority": 2000001000, "containers": [{"name": "c"}]}}"#);
     check(&critical, "c", -997);
     let sidecar = pod(
         r#"{"spec": {"initContainers": [{"name": "s", "restartPolicy": "Always"}],

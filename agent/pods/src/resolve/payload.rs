@@ -174,11 +174,12 @@ impl Files<'_> {
             }]);
         }
         if let Some(b) = &one.cluster_trust_bundle {
-            let key = b
-                .name
+            // By signer only with a selector: without one nothing matches (KEP-3257).
+            let signer = b
+                .signer_name
                 .as_deref()
-                .or(b.signer_name.as_deref())
-                .unwrap_or_default();
+                .filter(|_| b.label_selector.is_some());
+            let key = b.name.as_deref().or(signer).unwrap_or_default();
             return match self.objects.trust_bundles.get(key) {
                 Some(pem) => Ok(vec![defaults.file(
                     &b.path,

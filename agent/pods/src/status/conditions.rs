@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, PodCondition, 
 use crate::Now;
 use crate::memory::PodMemory;
 use crate::pod::{self, Fate, Inputs, Kind};
+use crate::resize::{self, Resize};
 
 pub const SCHEDULED: &str = "PodScheduled";
 pub const INITIALIZED: &str = "Initialized";
@@ -69,7 +70,7 @@ pub(super) fn all(
     if let Some(disrupted) = disrupted(inputs, memory) {
         ours.push(disrupted);
     }
-    ours.extend(resize(inputs));
+    ours.extend(resize_pending(inputs));
     let generation = inputs.pod.metadata.generation;
     let mut conditions: Vec<PodCondition> = ours
         .into_iter()
@@ -266,12 +267,12 @@ fn disrupted(inputs: &Inputs<'_>, memory: &PodMemory) -> Option<Verdict> {
 }
 
 /// Resources of running containers are not changed in place by this node: the request is answered, not ignored.
-fn resize(inputs: &Inputs<'_>) -> Option<Verdict> {
+fn resize_pending(inputs: &Inputs<'_>) -> Option<Verdict> {
     let spec = pod::spec(inputs.pod);
     let resized: Vec<String> = pod::members(spec)
         .filter(|m| {
             let last = inputs.observed.latest(m.name());
-            last.is_some_and(|c| super::containers::resized(m, c))
+            last.is_some_and(|c| resize::resize(m, c) == Resize::InPlace)
         })
         .map(|m| m.name().to_owned())
         .collect();
@@ -280,7 +281,7 @@ fn resize(inputs: &Inputs<'_>) -> Option<Verdict> {
         good: true,
         reason: Some("Infeasible".into()),
         message: Some(format!(
-            "this node does not resize running containers: [{}]",
+            "this node resizes containers only by a restart: [{}]",
             resized.join(" ")
         )),
     })

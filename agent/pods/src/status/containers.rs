@@ -12,7 +12,6 @@ use crate::backoff::CRASH_CAP;
 use crate::memory::{PodMemory, Waiting};
 use crate::observed::{ObservedContainer, State};
 use crate::pod::{self, Inputs, Kind, Member};
-use crate::quantity;
 use crate::spec::labels;
 use crate::time::non_zero;
 
@@ -340,27 +339,9 @@ fn mounts(c: &Container) -> Option<Vec<VolumeMountStatus>> {
 }
 
 /// The resources that an instance was created with; of one made by something older, what the pod says.
-fn actual(member: &Member<'_>, c: &ObservedContainer) -> Option<ResourceRequirements> {
+pub(crate) fn actual(member: &Member<'_>, c: &ObservedContainer) -> Option<ResourceRequirements> {
     match c.annotations.get(labels::RESOURCES) {
         Some(json) => serde_json::from_str(json).ok(),
         None => member.spec.resources.clone(),
     }
-}
-
-/// Does the pod ask a running instance for other resources than it was created with?
-pub(super) fn resized(member: &Member<'_>, c: &ObservedContainer) -> bool {
-    let list = |r: &Option<ResourceRequirements>, limits: bool| {
-        let r = r.clone().unwrap_or_default();
-        let list = if limits { r.limits } else { r.requests };
-        list.unwrap_or_default()
-    };
-    let (was, is) = (actual(member, c), member.spec.resources.clone());
-    let same = |limits| {
-        let (was, is) = (list(&was, limits), list(&is, limits));
-        was.len() == is.len()
-            && was
-                .iter()
-                .all(|(k, a)| is.get(k).is_some_and(|b| quantity::same(a, b)))
-    };
-    c.running() && !(same(true) && same(false))
 }

@@ -500,7 +500,10 @@ fn a_resize_is_reported_as_infeasible() {
     set(&mut w, "2");
     let (reason, message) = pending(&mut w).unwrap();
     assert_eq!(reason, "Infeasible");
-    assert_eq!(message, "this node does not resize running containers: [c]");
+    assert_eq!(
+        message,
+        "this node resizes containers only by a restart: [c]"
+    );
     let status = w.status().container_statuses.unwrap().remove(0);
     assert_eq!(
         status.resources.unwrap().limits.unwrap()["cpu"].0,

@@ -104,9 +104,9 @@ fn payload_files_have_modes_owners_and_items() {
     assert_eq!(
         files(
             r#""secret": {"secretName": "s", "defaultMode": 256, "defaultUser": 5,
-                "items": [{"key": "B", "path": "b", "mode": 511}]}"#
+                "items": [{"key": "B", "path": "b", "mode": 511}, {"key": "key", "path": "k"}]}"#
         ),
-        ["b 777 5 b"]
+        ["b 777 5 b", "k 400 5 s3cret"]
     );
     assert_eq!(
         files(
@@ -139,13 +139,17 @@ fn projected_sources_are_joined_and_the_later_wins() {
                 {"secret": {"name": "s", "items": [{"key": "B", "path": "both"}]}},
                 {"downwardAPI": {"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}},
                 {"clusterTrustBundle": {"name": "ctb", "path": "ca.pem", "user": 8}},
+                {"clusterTrustBundle": {"signerName": "ctb", "labelSelector": {}, "path": "cb.pem"}},
+                {"clusterTrustBundle": {"signerName": "ctb", "path": "none.pem", "optional": true}},
                 {"serviceAccountToken": {"path": "token"}}]}"#
         ),
         [
             "a 440 5 a",
             "both 440 5 b",
             "ca.pem 440 8 PEM",
+            "cb.pem 440 5 PEM",
             "n 440 5 web",
+            "none.pem 440 5 ",
             "token 440 5 token of default for \"\", 3600 s"
         ]
     );
