@@ -41,6 +41,8 @@ pub struct PodMemory {
     pub(crate) crashes: BTreeMap<String, Crash>,
     /// By container id: a postStart hook that is due, or failed.
     pub(crate) post_start: BTreeMap<String, PostStart>,
+    /// Containers that were started and not observed since (id -> sandbox): what was observed is older than they are.
+    pub(crate) unseen: BTreeMap<String, String>,
     /// By container id.
     pub(crate) kills: BTreeMap<String, Kill>,
     /// Sandboxes stopped by this worker.
@@ -116,7 +118,13 @@ impl PodMemory {
             .map(|c| c.id.as_str())
             .collect();
         self.kills.retain(|id, _| alive.contains(id.as_str()));
-        self.post_start.retain(|id, _| alive.contains(id.as_str()));
+        self.unseen.retain(|id, sandbox| {
+            let seen = observed.containers.iter().any(|c| c.id == *id);
+            !seen && observed.sandboxes.iter().any(|s| s.id == *sandbox)
+        });
+        let unseen = &self.unseen;
+        self.post_start
+            .retain(|id, _| alive.contains(id.as_str()) || unseen.contains_key(id));
         self.stopped
             .retain(|id| observed.sandboxes.iter().any(|s| s.id == *id));
         let spec = pod::spec(inputs.pod);
@@ -188,6 +196,9 @@ impl PodMemory {
             (ActionKey::Start(name), Outcome::Started { id }) => {
                 self.images.remove(name);
                 self.waiting.remove(name);
+                if let Some(sandbox) = inputs.observed.sandbox() {
+                    self.unseen.insert(id.clone(), sandbox.id.clone());
+                }
                 let hook = pod::member(pod::spec(inputs.pod), name)
                     .and_then(|m| m.spec.lifecycle.as_ref()?.post_start.clone());
                 if hook.is_some() {
@@ -286,6 +297,6 @@ impl PodMemory {
             .in_flight
             .keys()
             .any(|k| matches!(k, ActionKey::Start(_) | ActionKey::CreateSandbox));
-        self.end.is_some() && !inputs.observed.may_run() && !starting
+        self.end.is_some() && !inputs.observed.may_run() && !starting && self.unseen.is_empty()
     }
 }

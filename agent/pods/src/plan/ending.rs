@@ -36,10 +36,12 @@ impl Planner<'_> {
     }
 
     fn starting(&self) -> bool {
-        self.memory
-            .in_flight
-            .keys()
-            .any(|k| matches!(k, ActionKey::CreateSandbox | ActionKey::Start(_)))
+        let unseen = !self.memory.unseen.is_empty();
+        let keys = self.memory.in_flight.keys();
+        unseen
+            || keys
+                .into_iter()
+                .any(|k| matches!(k, ActionKey::CreateSandbox | ActionKey::Start(_)))
     }
 
     /// App, init and ephemeral containers at once, then sidecars, last first. When the time is up, all that is left.

@@ -768,3 +768,45 @@ fn an_ephemeral_container_waits_for_its_target() {
     w.settle();
     assert!(w.observed.latest("debug").is_some());
 }
+
+#[test]
+fn an_observation_older_than_a_start_ends_nothing() {
+    let mut w = World::new(
+        r#""containers": [{"name": "c", "image": "i:1", "lifecycle": {"postStart": {"exec": {"command": ["x"]}}}}]"#,
+    );
+    w.hold.insert("Start");
+    w.hold.insert("Hook");
+    w.settle();
+    let before = w.observed.clone();
+    let start = crate::action::Action::StartContainer {
+        container: "c".into(),
+        kind: crate::pod::Kind::App,
+        attempt: 0,
+        sandbox: "s0".into(),
+        image: "i".into(),
+    };
+    w.end(&start);
+    let after = std::mem::replace(&mut w.observed, before);
+    w.look();
+    w.observed = after;
+    assert_eq!(
+        w.step(),
+        ["PostStart of c c-0"],
+        "the hook is not forgotten"
+    );
+
+    let mut deleted = World::new(ONE);
+    deleted.hold.insert("Start");
+    deleted.settle();
+    let before = deleted.observed.clone();
+    deleted.delete(30);
+    deleted.end(&start);
+    let after = std::mem::replace(&mut deleted.observed, before);
+    assert_ne!(
+        deleted.status().phase.as_deref(),
+        Some("Failed"),
+        "the container runs by now"
+    );
+    deleted.observed = after;
+    assert_eq!(deleted.step(), ["kill c c-0 within 30s (PodEnds)"]);
+}
