@@ -45,6 +45,8 @@ pub struct Shared {
     pub volumes: Arc<Semaphore>,
     /// Tokens that are still good. Locked only for a look.
     pub tokens: Mutex<BTreeMap<TokenRequest, KnownToken>>,
+    /// The objects as they were last. Locked only for a look.
+    pub objects: Mutex<Option<Arc<Objects>>>,
 }
 
 /// A token and when a new one is due (seconds since 1970).
@@ -59,6 +61,7 @@ impl Default for Shared {
         Self {
             volumes: Arc::new(Semaphore::new(1)),
             tokens: Mutex::new(BTreeMap::new()),
+            objects: Mutex::default(),
         }
     }
 }
@@ -69,15 +72,18 @@ impl Context {
     }
 
     /// Everything the pod refers to.
-    async fn objects(&self) -> Result<Objects, Reason> {
+    async fn objects(&self) -> Result<Arc<Objects>, Reason> {
         let needs = needs::needs(&self.pod);
-        objects::fetch(
-            &self.node.api,
-            pod::namespace(&self.pod),
-            &needs,
-            pod::is_static(&self.pod),
-        )
-        .await
+        let last = self.shared.objects.lock().ok().and_then(|l| l.clone());
+        let is_static = pod::is_static(&self.pod);
+        let namespace = pod::namespace(&self.pod);
+        let api = &self.node.api;
+        let found = objects::fetch(api, namespace, &needs, is_static, last.as_deref()).await?;
+        let found = Arc::new(found);
+        if let Ok(mut last) = self.shared.objects.lock() {
+            *last = Some(found.clone());
+        }
+        Ok(found)
     }
 
     fn pod_dir(&self) -> std::path::PathBuf {

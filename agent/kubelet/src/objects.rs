@@ -9,60 +9,81 @@ use kedge_pods::resolve::{Objects, Reason};
 use crate::outbound::{Api, ApiError, TrustBundle};
 
 /// Fetches everything in `needs` for a pod of `namespace`. `is_static`: the pod must start without an API server, so
-/// Services (which only add variables) are taken if they can be had.
+/// Services (which only add variables) are taken if they can be had. What cannot be asked for now is taken from `last`, the
+/// pod's objects as they were: a container that crashes while the API server is away starts again.
 pub async fn fetch(
     api: &Api,
     namespace: &str,
     needs: &Needs,
     is_static: bool,
+    last: Option<&Objects>,
 ) -> Result<Objects, Reason> {
     let mut objects = Objects::default();
     for name in &needs.config_maps {
         let found = api.config_map(namespace, name).await;
-        if let Some(object) = existing(found, "ConfigMap", name)? {
+        let old = last.and_then(|last| last.config_maps.get(name));
+        if let Some(object) = existing(found, old, "ConfigMap", name)? {
             objects.config_maps.insert(name.clone(), object);
         }
     }
     for name in &needs.secrets {
         let found = api.secret(namespace, name).await;
-        if let Some(object) = existing(found, "Secret", name)? {
+        let old = last.and_then(|last| last.secrets.get(name));
+        if let Some(object) = existing(found, old, "Secret", name)? {
             objects.secrets.insert(name.clone(), object);
         }
     }
     if needs.services {
         match api.services(namespace).await {
             Ok(services) => objects.services = services.as_ref().clone(),
-            Err(error) if is_static => {
-                tracing::debug!(%error, namespace, "static pod starts without service variables");
-            }
-            Err(error) => return Err(unavailable("Services", "", &error)),
+            Err(error) => match last {
+                Some(last) => objects.services.clone_from(&last.services),
+                None if is_static => {
+                    tracing::debug!(%error, namespace, "static pod without service variables");
+                }
+                None => return Err(unavailable("Services", "", &error)),
+            },
         }
     }
     if let Some(name) = &needs.runtime_class {
         let found = api.runtime_class(name).await;
-        objects.runtime_class = existing(found, "RuntimeClass", name)?;
+        let old = last.and_then(|last| last.runtime_class.as_ref());
+        objects.runtime_class = existing(found, old, "RuntimeClass", name)?;
     }
-    let by_name = needs.trust_bundles.iter().cloned();
-    for name in by_name {
-        let found = api.trust_bundle(TrustBundle::Name(name.clone())).await;
-        if let Some(pem) = existing(found, "ClusterTrustBundle", &name)? {
-            objects.trust_bundles.insert(name, pem);
-        }
-    }
-    for signer in needs.trust_bundle_signers.iter().cloned() {
-        let found = api.trust_bundle(TrustBundle::Signer(signer.clone())).await;
-        if let Some(pem) = existing(found, "ClusterTrustBundles of", &signer)? {
-            objects.trust_bundles.insert(signer, pem);
-        }
-    }
+    bundles(api, needs, last, &mut objects).await?;
     Ok(objects)
 }
 
-fn existing<T>(found: Result<T, ApiError>, kind: &str, name: &str) -> Result<Option<T>, Reason> {
-    match found {
-        Ok(object) => Ok(Some(object)),
-        Err(ApiError::NotFound(_)) => Ok(None),
-        Err(error) => Err(unavailable(kind, name, &error)),
+async fn bundles(
+    api: &Api,
+    needs: &Needs,
+    last: Option<&Objects>,
+    objects: &mut Objects,
+) -> Result<(), Reason> {
+    let by_name = needs.trust_bundles.iter().cloned().map(TrustBundle::Name);
+    let by_signer = needs.trust_bundle_signers.iter().cloned();
+    for selector in by_name.chain(by_signer.map(TrustBundle::Signer)) {
+        let (TrustBundle::Name(name) | TrustBundle::Signer(name)) = selector.clone();
+        let found = api.trust_bundle(selector).await;
+        let old = last.and_then(|last| last.trust_bundles.get(&name));
+        if let Some(pem) = existing(found, old, "ClusterTrustBundle", &name)? {
+            objects.trust_bundles.insert(name, pem);
+        }
+    }
+    Ok(())
+}
+
+fn existing<T: Clone>(
+    found: Result<T, ApiError>,
+    last: Option<&T>,
+    kind: &str,
+    name: &str,
+) -> Result<Option<T>, Reason> {
+    match (found, last) {
+        (Ok(object), _) => Ok(Some(object)),
+        (Err(ApiError::NotFound(_)), _) => Ok(None),
+        (Err(ApiError::Unavailable(_)), Some(last)) => Ok(Some(last.clone())),
+        (Err(error), _) => Err(unavailable(kind, name, &error)),
     }
 }
 

@@ -156,31 +156,6 @@ impl std::fmt::Display for Limit {
     }
 }
 
-/// The weight that stands for `shares` of cgroup v1: the kernel maps [2, 262144] to [1, 10000], and so do runtimes, so
-/// that pod groups made here and container groups made by the runtime compare. runc 1.3.2 changed the curve
-/// so that 1024 shares, one CPU, become the default weight of 100:
-/// log10(weight) = (l² + 125 l) / 612 - 7/34 with l = log2(shares).
-pub fn weight_of_shares(shares: u64) -> u64 {
-    if shares <= 2 {
-        return 1;
-    }
-    if shares >= 262_144 {
-        return 10_000;
-    }
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "shares are below 2^18 and the result is between 1 and 10000"
-    )]
-    let weight = {
-        let l = (shares as f64).log2();
-        let exponent = (l * l + 125.0 * l) / 612.0 - 7.0 / 34.0;
-        10f64.powf(exponent).ceil() as u64
-    };
-    weight.clamp(1, 10_000)
-}
-
 fn enable_controllers(dir: &Path) -> Result<()> {
     let offered = read(dir, "cgroup.controllers")?;
     let enabled = read(dir, "cgroup.subtree_control")?;
@@ -314,16 +289,5 @@ mod tests {
         assert!(tree.children("/pods").unwrap().is_empty());
         assert!(!tree.populated("/pods/pod1").unwrap());
         tree.kill("/pods/pod1").unwrap();
-    }
-
-    #[test]
-    fn weights_follow_the_curve_of_runtimes() {
-        let check = |shares, weight| assert_eq!(weight_of_shares(shares), weight, "{shares}");
-        check(0, 1);
-        check(2, 1);
-        check(102, 17);
-        check(1024, 100);
-        check(262_144, 10_000);
-        check(u64::MAX, 10_000);
     }
 }

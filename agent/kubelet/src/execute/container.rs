@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kedge_cri::v1;
-use kedge_pods::action::Outcome;
+use kedge_pods::action::{Outcome, PullPolicy};
 use kedge_pods::resolve::{self, ImageFacts, Instance};
 use kedge_pods::spec::ContainerSpec;
 use kedge_pods::{hosts, logs, pod, status::reason};
@@ -71,14 +71,8 @@ async fn instance(
     sandbox: &str,
     image: &str,
 ) -> Result<Instance, Outcome> {
-    let found = images::present(&context.node, image)
-        .await
-        .map_err(|error| Outcome::failed(reason::IMAGE_INSPECT, error.to_string()))?
-        .ok_or_else(|| {
-            let text = format!("image {image} is gone from the node");
-            Outcome::failed(reason::CREATE, text)
-        })?;
     let spec = pod::spec(&context.pod);
+    let found = image_on_node(context, name, image).await?;
     let target = pod::member(spec, name).and_then(|m| m.target.map(str::to_owned));
     let target_id = target.and_then(|target| {
         let running = context.observed.latest(&target).filter(|c| c.running());
@@ -86,15 +80,37 @@ async fn instance(
     });
     Ok(Instance {
         attempt,
-        image: image_facts(image, found),
+        image: image_facts(found),
         pod_ips: pod_ips(context, sandbox),
         target_id,
     })
 }
 
-fn image_facts(reference: &str, image: v1::Image) -> ImageFacts {
+/// The image the plan has pulled. Collected meanwhile, because the disk was full and nothing used it yet, it is pulled again.
+async fn image_on_node(context: &Context, name: &str, image: &str) -> Result<v1::Image, Outcome> {
+    let node = &context.node;
+    let inspect =
+        |error: kedge_cri::Error| Outcome::failed(reason::IMAGE_INSPECT, error.to_string());
+    if let Some(found) = images::present(node, image).await.map_err(inspect)? {
+        return Ok(found);
+    }
+    let member = pod::member(pod::spec(&context.pod), name);
+    let written = member
+        .and_then(|m| m.spec.image.clone())
+        .unwrap_or_default();
+    let policy = PullPolicy::IfNotPresent;
+    match images::ensure(node, &context.pod, name, &written, policy).await {
+        Outcome::Image { reference, .. } => images::present(node, &reference)
+            .await
+            .map_err(inspect)?
+            .ok_or_else(|| Outcome::failed(reason::CREATE, format!("image {written} is gone"))),
+        failed => Err(failed),
+    }
+}
+
+fn image_facts(image: v1::Image) -> ImageFacts {
     ImageFacts {
-        reference: reference.to_owned(),
+        reference: image.id,
         uid: image.uid.map(|uid| uid.value),
         username: image.username,
     }

@@ -142,3 +142,75 @@ fn a_pod_directory_goes_with_everything_in_it() {
     assert!(!leftovers(&root));
     remove_pod(&root).unwrap();
 }
+
+// What needs mounts runs in a namespace of its own:
+// `unshare -Urm cargo test -p kedge-kubelet volumes -- --ignored`
+
+#[test]
+#[ignore = "mounts: run under unshare -Urm"]
+fn a_memory_volume_is_a_tmpfs_of_its_size_and_goes_with_the_pod() {
+    let pod = directory("tmpfs");
+    let root = pod.join("volumes/kubernetes.io~empty-dir/v");
+    let plan = VolumePlan::EmptyDir {
+        medium: Medium::Memory { size: 1 << 20 },
+        size_limit: Some(1 << 20),
+        mode: 0o777,
+    };
+    let volume = volume(root.clone(), plan);
+    let mounts = Options { tmpfs: true };
+    make(&volume, mounts).unwrap();
+    // Once more, as after an agent restart: no second mount on top.
+    make(&volume, mounts).unwrap();
+    let listed = mount::list().unwrap();
+    let there: Vec<_> = listed.iter().filter(|m| m.target == root).collect();
+    assert_eq!(there.len(), 1);
+    assert_eq!(there[0].fstype, "tmpfs");
+    assert_eq!(kedge_sys::fs::usage(&root).unwrap().total, 1 << 20);
+    assert_eq!(fs::metadata(&root).unwrap().mode() & 0o7777, 0o777);
+    fs::write(root.join("f"), "x").unwrap();
+    remove_pod(&pod).unwrap();
+    assert!(!pod.exists());
+}
+
+#[test]
+#[ignore = "mounts: run under unshare -Urm"]
+fn a_sub_path_shows_its_place_and_cannot_leave_the_volume() {
+    use kedge_pods::spec::container::SubPath;
+    let pod = directory("subpath");
+    let root = pod.join("volumes/v");
+    fs::create_dir_all(root.join("a")).unwrap();
+    fs::write(root.join("a/f"), "inside").unwrap();
+    std::os::unix::fs::symlink("/etc", root.join("out")).unwrap();
+    let sub = |path: &str, create| SubPath {
+        mount: 0,
+        volume_path: root.display().to_string(),
+        sub_path: path.to_owned(),
+        create,
+    };
+    let at = bind_sub_path(&pod, "app", &sub("a", true)).unwrap();
+    assert_eq!(fs::read_to_string(at.join("f")).unwrap(), "inside");
+    let file = bind_sub_path(&pod, "other", &sub("a/f", false)).unwrap();
+    assert_eq!(fs::read_to_string(&file).unwrap(), "inside");
+    bind_sub_path(&pod, "app", &sub("out", true)).unwrap_err();
+    bind_sub_path(&pod, "app", &sub("absent", false)).unwrap_err();
+    bind_sub_path(&pod, "made", &sub("new/deep", true)).unwrap();
+    assert!(root.join("new/deep").is_dir());
+    // The next instance of the container gets the place anew.
+    bind_sub_path(&pod, "app", &sub("new", true)).unwrap();
+    assert!(!at.join("f").exists());
+    remove_pod(&pod).unwrap();
+    assert!(!pod.exists());
+}
+
+#[test]
+#[ignore = "mounts: run under unshare -Urm"]
+fn removing_a_pod_does_not_reach_through_what_is_mounted_in_it() {
+    let (pod, host) = (directory("through"), directory("host-data"));
+    fs::write(host.join("precious"), "x").unwrap();
+    fs::create_dir_all(pod.join("volumes/h")).unwrap();
+    mount::bind(&host, pod.join("volumes/h"), true).unwrap();
+    kedge_sys::fs::remove_tree(&pod).unwrap_err();
+    assert!(host.join("precious").exists());
+    remove_pod(&pod).unwrap();
+    assert!(host.join("precious").exists() && !pod.exists());
+}

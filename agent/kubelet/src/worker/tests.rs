@@ -385,3 +385,250 @@ async fn pre_stop_runs_within_the_grace_and_the_rest_is_left_to_the_signal() {
     );
     assert_eq!(rig.fake.take_journal()[0], "stop c2 app grace 6 s");
 }
+
+fn probed() -> k8s_openapi::api::core::v1::Pod {
+    pod(
+        r#"{"spec": {"containers": [{"name": "app", "image": "example.com/app:1",
+             "startupProbe": {"exec": {"command": ["up"]}, "periodSeconds": 1},
+             "readinessProbe": {"exec": {"command": ["ready"]}, "periodSeconds": 5, "failureThreshold": 1}}]}}"#,
+    )
+}
+
+fn ready(rig: &Rig) -> bool {
+    let views = rig.node.views.borrow();
+    let conditions = views
+        .get("uid-1")
+        .and_then(|view| view.status.conditions.clone());
+    conditions
+        .unwrap_or_default()
+        .iter()
+        .any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+#[tokio::test(start_paused = true)]
+async fn twenty_agent_restarts_never_take_ready_back() {
+    let rig = Rig::new("twenty");
+    rig.fake.add_image(IMAGE);
+    let mut object = probed();
+    let mut worker = rig.worker(object.clone());
+    rig.until("ready", 30, ready).await;
+    let before = rig.fake.running("app");
+    for round in 0..20_u64 {
+        object.status = Some(rig.node.views.borrow()["uid-1"].status.clone());
+        drop(worker);
+        rig.node
+            .views
+            .send_modify(std::collections::BTreeMap::clear);
+        rig.api.lock().unwrap().patches.clear();
+        worker = rig.worker(object.clone());
+        // Killed at another point of its start each time.
+        tokio::time::sleep(Duration::from_millis(round * 137)).await;
+        rig.until("seen", 10, |rig| {
+            rig.node.views.borrow().contains_key("uid-1")
+        })
+        .await;
+        assert!(ready(&rig), "round {round}");
+        let patches = rig.api.lock().unwrap().patches.clone();
+        assert!(patches.is_empty(), "round {round}: {patches:#?}");
+    }
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(ready(&rig));
+    assert_eq!(rig.fake.running("app"), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_is_away_takes_no_readiness() {
+    let rig = Rig::new("away-ready");
+    rig.fake.add_image(IMAGE);
+    let _worker = rig.worker(probed());
+    rig.until("ready", 30, ready).await;
+    rig.fake.set_down(true);
+    for _ in 0..60 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(ready(&rig));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_readiness_probe_takes_ready_back_and_restarts_nothing() {
+    let rig = Rig::new("unready");
+    rig.fake.add_image(IMAGE);
+    let _worker = rig.worker(probed());
+    rig.until("ready", 30, ready).await;
+    let before = rig.fake.running("app");
+    rig.fake.script_exec("ready", 1, "busy");
+    rig.until("not ready", 20, |rig| !ready(rig)).await;
+    rig.fake.script_exec("ready", 0, "");
+    rig.until("ready again", 20, ready).await;
+    assert_eq!(rig.fake.running("app"), before);
+}
+
+fn waiting(rig: &Rig) -> Option<(String, String)> {
+    let views = rig.node.views.borrow();
+    let statuses = views.get("uid-1")?.status.container_statuses.clone()?;
+    let waiting = statuses.first()?.state.clone()?.waiting?;
+    Some((waiting.reason?, waiting.message.unwrap_or_default()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_does_not_exist_is_named_and_tried_with_growing_pauses() {
+    let rig = Rig::new("no-image");
+    let _worker = rig.worker(simple());
+    rig.until("ErrImagePull", 10, |rig| {
+        waiting(rig).is_some_and(|(reason, text)| reason == "ErrImagePull" && text.contains(IMAGE))
+    })
+    .await;
+    rig.until("ImagePullBackOff", 10, |rig| {
+        waiting(rig).is_some_and(|(reason, _)| reason == "ImagePullBackOff")
+    })
+    .await;
+    rig.fake.take_journal();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let pulls = rig.fake.take_journal().len();
+    assert!((1..=3).contains(&pulls), "{pulls} pulls in a minute");
+    rig.fake.script_pull(IMAGE, [Pull::After(Duration::ZERO)]);
+    rig.until("running", 400, |rig| rig.phase("uid-1") == "Running")
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_must_be_there_is_not_pulled() {
+    let rig = Rig::new("never");
+    let mut object = simple();
+    object.spec.as_mut().unwrap().containers[0].image_pull_policy = Some("Never".into());
+    let _worker = rig.worker(object);
+    rig.until("ErrImageNeverPull", 10, |rig| {
+        waiting(rig).is_some_and(|(reason, _)| reason == "ErrImageNeverPull")
+    })
+    .await;
+    let journal = rig.fake.take_journal();
+    assert!(!journal.iter().any(|line| line.starts_with("pull")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_that_is_away_stops_no_pod_and_hears_of_it_later() {
+    let rig = Rig::new("api-away");
+    rig.fake.add_image(IMAGE);
+    rig.fake.script_container(
+        "app",
+        Behaviour {
+            exits: Some((Duration::from_secs(30), 1)),
+            ..Behaviour::default()
+        },
+    );
+    let _worker = rig.worker(simple());
+    rig.until("running", 10, |rig| rig.phase("uid-1") == "Running")
+        .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    {
+        let mut api = rig.api.lock().unwrap();
+        api.down = true;
+        api.patches.clear();
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    rig.api.lock().unwrap().down = false;
+    rig.until("the exit is told", 30, |rig| {
+        let api = rig.api.lock().unwrap();
+        let text: String = api.patches.iter().map(|(_, p)| p.to_string()).collect();
+        text.contains(r#""restartCount":1"#)
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_memory_of_last_words_survives_the_pods_directory() {
+    let rig = Rig::new("words");
+    rig.fake.add_image(IMAGE);
+    rig.fake.script_container(
+        "app",
+        Behaviour {
+            exits: Some((Duration::from_secs(5), 1)),
+            ..Behaviour::default()
+        },
+    );
+    let worker = rig.worker(pod(
+        r#"{"spec": {"restartPolicy": "Never", "containers": [{"name": "app", "image": "example.com/app:1"}]}}"#,
+    ));
+    rig.until("running", 10, |rig| rig.phase("uid-1") == "Running")
+        .await;
+    std::fs::write(
+        rig.dir.join("kubelet/pods/uid-1/containers/app/0"),
+        "no fuel",
+    )
+    .unwrap();
+    rig.until("failed", 20, |rig| rig.phase("uid-1") == "Failed")
+        .await;
+    rig.until("the directory is gone", 20, |rig| {
+        !rig.dir.join("kubelet/pods/uid-1").exists()
+    })
+    .await;
+    let words = |rig: &Rig| {
+        let views = rig.node.views.borrow();
+        let statuses = views["uid-1"].status.container_statuses.clone().unwrap();
+        let ended = statuses[0].state.clone().unwrap().terminated.unwrap();
+        ended.message
+    };
+    assert_eq!(words(&rig).as_deref(), Some("no fuel"));
+    // Also for an agent that was not there.
+    let mut object = worker_object(&rig);
+    object.status = Some(rig.node.views.borrow()["uid-1"].status.clone());
+    drop(worker);
+    rig.node
+        .views
+        .send_modify(std::collections::BTreeMap::clear);
+    let _second = rig.worker(object);
+    rig.until("seen", 10, |rig| rig.phase("uid-1") == "Failed")
+        .await;
+    assert_eq!(words(&rig).as_deref(), Some("no fuel"));
+}
+
+fn worker_object(rig: &Rig) -> k8s_openapi::api::core::v1::Pod {
+    rig.node.views.borrow()["uid-1"].pod.as_ref().clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_while_the_api_is_away_is_mended_with_the_objects_as_they_were() {
+    let rig = Rig::new("crash-away");
+    rig.fake.add_image(IMAGE);
+    let object = serde_json::from_value(serde_json::json!({"data": {"a": "1"}})).unwrap();
+    rig.api
+        .lock()
+        .unwrap()
+        .config_maps
+        .insert("cm".into(), object);
+    let _worker = rig.worker(pod(
+        r#"{"spec": {"containers": [{"name": "app", "image": "example.com/app:1", "env": [
+             {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "a"}}}]}]}}"#,
+    ));
+    rig.until("running", 10, |rig| rig.phase("uid-1") == "Running")
+        .await;
+    let first = rig.fake.running("app")[0].clone();
+    rig.api.lock().unwrap().down = true;
+    rig.fake.exit(&first, 1);
+    rig.until("restarted", 20, |rig| !rig.fake.running("app").is_empty())
+        .await;
+    let second = rig.fake.running("app")[0].clone();
+    let config = rig.fake.container_config(&second).unwrap();
+    assert!(config.envs.iter().any(|e| e.key == "A" && e.value == b"1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_collected_before_its_use_is_pulled_again() {
+    let rig = Rig::new("collected");
+    rig.fake.add_image(IMAGE);
+    rig.fake
+        .fail_next("CreateContainer", Failure::Delay(Duration::from_secs(5)));
+    let _worker = rig.worker(simple());
+    rig.until("creating", 10, |rig| {
+        rig.reasons().contains(&"Pulled".to_owned())
+    })
+    .await;
+    let spec = kedge_cri::v1::ImageSpec {
+        image: IMAGE.into(),
+        ..kedge_cri::v1::ImageSpec::default()
+    };
+    rig.node.runtime.remove_image(spec).await.unwrap();
+    rig.fake.script_pull(IMAGE, [Pull::After(Duration::ZERO)]);
+    rig.until("running", 60, |rig| rig.phase("uid-1") == "Running")
+        .await;
+}
