@@ -191,10 +191,11 @@ impl Cluster {
         copy_sparse(&image.join(kedge_image::DISK), &disk)?;
         let seed = directory.join("seed.img");
         seed::write(&seed, config)?;
-        let mut disks = vec![disk, seed];
+        let disks = vec![disk, seed];
+        let mut read_only_disks = Vec::new();
         let mut append = APPEND.to_owned();
         if self.description.probe {
-            disks.push(self.dirs.root.join("probe.img"));
+            read_only_disks.push(self.dirs.root.join("probe.img"));
             append = format!("{append} {APPEND_PROBE}");
         }
         Ok(Vm {
@@ -207,6 +208,7 @@ impl Cluster {
             initrd: image.join(kedge_image::INITRAMFS),
             append,
             disks,
+            read_only_disks,
             console: directory.join("console.log"),
             qmp: directory.join("qmp"),
             rtc: None,

@@ -28,8 +28,10 @@ pub struct Vm {
     pub kernel: PathBuf,
     pub initrd: PathBuf,
     pub append: String,
-    /// Raw images in order: the node's disk, its seed, then others.
+    /// Raw images in order: the node's disk, its seed.
     pub disks: Vec<PathBuf>,
+    /// Raw images after those, which several machines may share.
+    pub read_only_disks: Vec<PathBuf>,
     pub console: PathBuf,
     pub qmp: PathBuf,
     /// A start date of the hardware clock (`1970-01-01T00:00:00`), or the host's time.
@@ -63,12 +65,17 @@ impl Vm {
         add("-kernel", self.kernel.display().to_string());
         add("-initrd", self.initrd.display().to_string());
         add("-append", self.append.clone());
-        for (number, disk) in self.disks.iter().enumerate() {
+        let disks = self.disks.iter().map(|disk| (disk, ""));
+        let shared = self
+            .read_only_disks
+            .iter()
+            .map(|disk| (disk, ",readonly=on"));
+        for (number, (disk, flag)) in disks.chain(shared).enumerate() {
             // cache=unsafe: a power cut by SIGKILL keeps what the guest wrote, flushed or not; torn writes have their own test elsewhere.
             add(
                 "-drive",
                 format!(
-                    "file={},format=raw,if=virtio,cache=unsafe,id=disk{number}",
+                    "file={},format=raw,if=virtio,cache=unsafe,id=disk{number}{flag}",
                     escape(disk)
                 ),
             );
@@ -143,6 +150,7 @@ mod tests {
             initrd: "/img/initramfs".into(),
             append: "console=ttyS0 panic=10".into(),
             disks: vec!["/run/node2/disk.img".into(), "/run/node2/seed.img".into()],
+            read_only_disks: vec!["/run/probe.img".into()],
             console: "/run/node2/console.log".into(),
             qmp: "/run/node2/qmp".into(),
             rtc: None,
@@ -163,26 +171,27 @@ mod tests {
         check(
             &vm(),
             expect![[r#"
-            -name node2
-            -accel tcg,thread=multi,tb-size=512
-            -cpu max,-cx16,-la57
-            -M q35
-            -m 512
-            -smp 1
-            -kernel /img/vmlinuz
-            -initrd /img/initramfs
-            -append console=ttyS0 panic=10
-            -drive file=/run/node2/disk.img,format=raw,if=virtio,cache=unsafe,id=disk0
-            -drive file=/run/node2/seed.img,format=raw,if=virtio,cache=unsafe,id=disk1
-            -netdev tap,id=net0,ifname=tap2,script=no,downscript=no
-            -device virtio-net-pci,netdev=net0,id=nic0,mac=52:54:00:4b:45:02,romfile=
-            -device virtio-rng-pci
-            -chardev file,id=console0,path=/run/node2/console.log,append=on
-            -serial chardev:console0
-            -qmp unix:/run/node2/qmp,server=on,wait=off
-            -nodefaults
-            -display none
-        "#]],
+                -name node2
+                -accel tcg,thread=multi,tb-size=512
+                -cpu max,-cx16,-la57
+                -M q35
+                -m 512
+                -smp 1
+                -kernel /img/vmlinuz
+                -initrd /img/initramfs
+                -append console=ttyS0 panic=10
+                -drive file=/run/node2/disk.img,format=raw,if=virtio,cache=unsafe,id=disk0
+                -drive file=/run/node2/seed.img,format=raw,if=virtio,cache=unsafe,id=disk1
+                -drive file=/run/probe.img,format=raw,if=virtio,cache=unsafe,id=disk2,readonly=on
+                -netdev tap,id=net0,ifname=tap2,script=no,downscript=no
+                -device virtio-net-pci,netdev=net0,id=nic0,mac=52:54:00:4b:45:02,romfile=
+                -device virtio-rng-pci
+                -chardev file,id=console0,path=/run/node2/console.log,append=on
+                -serial chardev:console0
+                -qmp unix:/run/node2/qmp,server=on,wait=off
+                -nodefaults
+                -display none
+            "#]],
         );
     }
 
@@ -197,26 +206,27 @@ mod tests {
         check(
             &vm,
             expect![[r#"
-            -name node2
-            -accel kvm
-            -cpu host
-            -M q35
-            -m 512
-            -smp 1
-            -kernel /img/vmlinuz
-            -initrd /img/initramfs
-            -append console=ttyS0 panic=10
-            -drive file=/a,,b/disk.img,format=raw,if=virtio,cache=unsafe,id=disk0
-            -netdev tap,id=net0,ifname=tap2,script=no,downscript=no
-            -device virtio-net-pci,netdev=net0,id=nic0,mac=52:54:00:4b:45:02,romfile=
-            -device virtio-rng-pci
-            -chardev file,id=console0,path=/run/node2/console.log,append=on
-            -serial chardev:console0
-            -qmp unix:/run/node2/qmp,server=on,wait=off
-            -rtc base=1970-01-01T00:00:00
-            -nodefaults
-            -display none
-        "#]],
+                -name node2
+                -accel kvm
+                -cpu host
+                -M q35
+                -m 512
+                -smp 1
+                -kernel /img/vmlinuz
+                -initrd /img/initramfs
+                -append console=ttyS0 panic=10
+                -drive file=/a,,b/disk.img,format=raw,if=virtio,cache=unsafe,id=disk0
+                -drive file=/run/probe.img,format=raw,if=virtio,cache=unsafe,id=disk1,readonly=on
+                -netdev tap,id=net0,ifname=tap2,script=no,downscript=no
+                -device virtio-net-pci,netdev=net0,id=nic0,mac=52:54:00:4b:45:02,romfile=
+                -device virtio-rng-pci
+                -chardev file,id=console0,path=/run/node2/console.log,append=on
+                -serial chardev:console0
+                -qmp unix:/run/node2/qmp,server=on,wait=off
+                -rtc base=1970-01-01T00:00:00
+                -nodefaults
+                -display none
+            "#]],
         );
     }
 }

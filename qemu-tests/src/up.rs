@@ -177,7 +177,7 @@ fn bootstrap(cluster: &Cluster) -> Result<()> {
     })
 }
 
-/// Starts the nodes and waits until all are Ready.
+/// Starts the nodes and waits until all are Ready. A failure shows the consoles of those that are not.
 pub fn nodes(cluster: &Cluster, progress: &Progress) -> Result<Vec<Value>> {
     let step = progress.step("nodes", Some(Duration::from_secs(60)));
     for (number, name) in cluster.description.nodes.iter().enumerate() {
@@ -186,56 +186,47 @@ pub fn nodes(cluster: &Cluster, progress: &Progress) -> Result<Vec<Value>> {
         cluster.launch(&vm)?;
     }
     let mut told = 0;
-    let nodes = wait::until("all nodes Ready", NODES_DEADLINE, || {
-        let status = seen(cluster.client.status())?;
+    let mut laggards = cluster.description.nodes.clone();
+    let ended = wait::until("all nodes Ready", NODES_DEADLINE, || {
+        let machines = seen(cluster.client.status())?.machines;
         let nodes = seen(cluster.api.items("/api/v1/nodes"))?;
-        let ready: Vec<&str> = nodes
-            .iter()
-            .filter(|node| api::condition(node, "Ready") == "True")
-            .map(|node| text_at(node, "/metadata/name"))
-            .collect();
-        if ready.len() > told {
-            told = ready.len();
-            progress.say(&format!("Ready: {}", ready.join(", ")));
+        laggards.retain(|name| !is_ready(&nodes, name));
+        if laggards.len() + told < cluster.description.nodes.len() {
+            told = cluster.description.nodes.len() - laggards.len();
+            progress.say(&format!(
+                "{told} of {} nodes Ready",
+                cluster.description.nodes.len()
+            ));
         }
-        match cluster
-            .description
-            .nodes
+        let dead = machines
             .iter()
-            .find(|name| !ready.contains(&name.as_str()))
-        {
-            None => Ok(nodes),
-            Some(missing) => {
-                let off = status
-                    .machines
-                    .iter()
-                    .any(|machine| machine.name == *missing && !machine.running);
-                Err(if off {
-                    format!("{missing} is off")
-                } else {
-                    format!("{missing} is not Ready")
-                })
-            }
+            .find(|machine| laggards.contains(&machine.name) && !machine.running);
+        match (dead, laggards.first()) {
+            // Waiting longer would not help.
+            (Some(dead), _) => Ok(Err(format!("{}: QEMU has ended", dead.name))),
+            (None, Some(laggard)) => Err(format!("{laggard} is not Ready")),
+            (None, None) => Ok(Ok(nodes)),
         }
+    });
+    let problem = match ended {
+        Ok(Ok(nodes)) => {
+            step.done();
+            return Ok(nodes);
+        }
+        Ok(Err(dead)) => dead,
+        Err(late) => format!("{late:#}"),
+    };
+    let words: String = laggards
+        .iter()
+        .map(|name| cluster.last_words(name, 25))
+        .collect();
+    bail!("{problem}\n{words}")
+}
+
+fn is_ready(nodes: &[Value], name: &str) -> bool {
+    nodes.iter().any(|node| {
+        text_at(node, "/metadata/name") == name && api::condition(node, "Ready") == "True"
     })
-    .map_err(|error| {
-        let ready = cluster.api.items("/api/v1/nodes").unwrap_or_default();
-        let is_ready = |name: &str| {
-            ready.iter().any(|node| {
-                text_at(node, "/metadata/name") == name && api::condition(node, "Ready") == "True"
-            })
-        };
-        let words: Vec<String> = cluster
-            .description
-            .nodes
-            .iter()
-            .filter(|name| !is_ready(name))
-            .map(|name| cluster.last_words(name, 25))
-            .collect();
-        error.context(words.join("\n"))
-    })?;
-    step.done();
-    Ok(nodes)
 }
 
 /// RFC 3339, as a bootstrap token's expiration wants it.

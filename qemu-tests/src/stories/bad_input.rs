@@ -169,7 +169,7 @@ fn duplicate_address(stage: &Stage) -> Result<()> {
         &stage.cluster.node_config("bad-address"),
     )?
     .boot()?;
-    guest.says(&[&taken, "in use"], BOOT)?;
+    guest.says(&[&taken, "already used"], BOOT)?;
     stage.cluster.client.request(&Request::Lease {
         index: 28,
         address: std::net::Ipv4Addr::new(192, 168, 50, 38),
