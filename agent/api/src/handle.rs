@@ -1,4 +1,4 @@
-//! What the rest of the agent may ask of the API server. Every method is one request, or a queued write.
+//! What the rest of the agent may ask of the API server. Every method is one request, or a queued event.
 
 use std::sync::Arc;
 
@@ -10,14 +10,12 @@ use k8s_openapi::api::authorization::v1::{
 };
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::core::params::{DeleteParams, Preconditions};
 use tokio::sync::watch;
 
 use crate::client::Client;
 use crate::decode::OwnNode;
-use crate::error::{ApiError, Operation};
+use crate::error::ApiError;
 use crate::events::{Event, EventSink};
-use crate::pods::{StatusQueue, StatusUpdate, Written, mirror};
 use crate::transport::Reach;
 use crate::watch::store::Snapshot;
 
@@ -27,7 +25,6 @@ pub struct ApiHandle {
     pub(crate) client: Client,
     pub(crate) node_name: String,
     pub(crate) own: watch::Receiver<Snapshot<OwnNode>>,
-    pub(crate) statuses: StatusQueue,
     pub(crate) events: EventSink,
 }
 
@@ -97,55 +94,12 @@ impl ApiHandle {
         Ok(answer.status.unwrap_or_default())
     }
 
-    /// Hands over a pod's status; see [`StatusQueue::write`].
-    pub async fn write_pod_status(&self, update: StatusUpdate) -> Option<Written> {
-        self.statuses.write(update).await
-    }
-
-    /// Removes a finished pod: grace 0, only if it is still the one with `uid`. Already gone is fine.
-    pub async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ApiError> {
-        let params = DeleteParams {
-            grace_period_seconds: Some(0),
-            preconditions: Some(Preconditions {
-                uid: Some(uid.to_owned()),
-                resource_version: None,
-            }),
-            ..DeleteParams::default()
-        };
-        match self
-            .client
-            .delete::<Pod>(Some(namespace), name, &params)
-            .await
-        {
-            Err(ApiError::NotFound { .. } | ApiError::Conflict { .. }) => Ok(()),
-            other => other,
-        }
-    }
-
-    /// Shows a static pod in the API. The Node must be registered.
+    /// Shows a static pod in the API; `pod` is what `kedge_pods::mirror::mirror_pod` made.
     pub async fn create_mirror_pod(&self, pod: &Pod) -> Result<Pod, ApiError> {
-        let name = pod.metadata.name.clone().unwrap_or_default();
-        let namespace = pod.metadata.namespace.clone().unwrap_or_default();
-        let invalid = |message: &str| ApiError::Invalid {
-            operation: Operation::new("create", format!("mirror Pod {namespace}/{name}")),
-            message: message.to_owned(),
-        };
-        let node = self.own_node();
-        let uid = node.as_ref().and_then(|n| n.metadata.uid.clone());
-        let uid = uid.ok_or_else(|| invalid("this node is not registered yet"))?;
-        let mirror = mirror::mirror(pod, &self.node_name, &uid)
-            .ok_or_else(|| invalid("it has no annotation kubernetes.io/config.hash"))?;
-        self.client.create(Some(&namespace), &mirror).await
-    }
-
-    /// Removes a mirror pod; the same as [`Self::delete_pod`].
-    pub async fn delete_mirror_pod(
-        &self,
-        namespace: &str,
-        name: &str,
-        uid: &str,
-    ) -> Result<(), ApiError> {
-        self.delete_pod(namespace, name, uid).await
+        let namespace = pod.metadata.namespace.as_deref();
+        self.client
+            .create(Some(namespace.unwrap_or("default")), pod)
+            .await
     }
 
     /// Queues an event.

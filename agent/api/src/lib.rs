@@ -1,7 +1,7 @@
 //! The API server, as seen from this node.
 //!
 //! In: the cluster section of the machine config, STATE's key directory, a clock, the desired Node, the names of 10250: all by value or
-//! `watch`. Out: [`ApiHandle`] (requests and queued writes), [`Feeds`] (what is watched), [`JoinState`], the serving certificate.
+//! `watch`. Out: [`ApiHandle`] (requests, events), [`Feeds`] (what is watched), [`JoinState`], the serving certificate.
 //! [`start`] only builds; the caller runs the [`Task`]s it returns and ends them by dropping.
 //!
 //! | task | owns | ends |
@@ -12,9 +12,9 @@
 //! | `api/watch-*` | one feed each | nobody listens |
 //! | `api/proxy-inputs` | [`Feeds::proxy`] | a feed ends |
 //! | `api/node`, `api/lease` | Node object, Lease | node sender gone; own-Node feed ends |
-//! | `api/pod-status`, `api/events` | their queues | last handle gone |
+//! | `api/events` | the queue of events | last handle gone |
 //!
-//! Deliberately absent: the runtime, deciding what a pod's or node's status is (`pods`), reading clocks, the OS trust store, gzip, HTTP/1.1.
+//! Deliberately absent: pod statuses' queue (each of the kubelet's workers has its own), the runtime, deciding what a pod's or node's status is (`pods`), reading clocks, the OS trust store, gzip, HTTP/1.1.
 
 pub mod backoff;
 pub mod cert;
@@ -28,7 +28,6 @@ mod handle;
 pub mod join;
 mod lease;
 pub mod node;
-pub mod pods;
 pub mod serving;
 pub mod store;
 #[cfg(test)]
@@ -166,9 +165,6 @@ pub fn start(settings: Settings) -> Api {
     };
     tasks.push(task("api/lease", renewer.run()));
 
-    let (statuses, status_task) =
-        pods::StatusQueue::new(client.clone(), feeds.pods.clone(), jitter("pod-status"));
-    tasks.push(task("api/pod-status", status_task));
     let (events, events_task) = events::EventSink::new(client.clone(), clock, node_name.clone());
     tasks.push(task("api/events", events_task));
 
@@ -177,7 +173,6 @@ pub fn start(settings: Settings) -> Api {
             client,
             node_name,
             own: feeds.own_node.clone(),
-            statuses,
             events,
         },
         feeds,

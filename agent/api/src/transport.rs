@@ -12,6 +12,7 @@
 //! request building and types (`kube::core`) are used.
 
 mod connect;
+mod cut;
 mod pool;
 
 use std::fmt;

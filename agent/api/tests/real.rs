@@ -4,12 +4,12 @@
 //! such programs. No root, no network beyond 127.0.0.1.
 #![allow(
     clippy::disallowed_methods,
+    clippy::unwrap_used,
     reason = "this test starts a control plane and reads the clock; nothing of it is on a node"
 )]
 
-mod control_plane {
-    include!("real/control_plane.rs");
-}
+#[path = "real/control_plane.rs"]
+mod control_plane;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,14 +28,15 @@ use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use kedge_api::cert::Names;
 use kedge_api::clock::WallClock;
 use kedge_api::decode::ObjectKey;
-use kedge_api::error::NODE_PROXIER_COMMAND;
+use kedge_api::error::{Class, NODE_PROXIER_COMMAND};
 use kedge_api::events::{Event, Severity};
 use kedge_api::join::JoinState;
-use kedge_api::pods::{StatusUpdate, Written};
 use kedge_api::watch::FeedStatus;
 use kedge_api::{Api, Settings, start};
 use kedge_machine::config::{Cluster, Trust};
 use kedge_machine::identity::{CaHash, Token};
+use kedge_pods::{mirror, status};
+use kube::core::params::{DeleteParams, Preconditions};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -292,85 +293,86 @@ async fn follows_and_writes_pods(plane: &ControlPlane, agent: &Agent) {
     let key = ObjectKey::new("default", "web");
     let seen = wait("pod", pods, |s| s.items.contains_key(&key)).await;
     assert!(seen.items[&key].metadata.managed_fields.is_none());
-    let status = |value: serde_json::Value| -> PodStatus { serde_json::from_value(value).unwrap() };
-    let write = |status: PodStatus, uid: &str| {
-        let update = StatusUpdate {
-            namespace: "default".to_owned(),
-            name: "web".to_owned(),
-            uid: uid.to_owned(),
-            status,
-        };
-        agent.api.handle.write_pod_status(update)
+    let client = agent.api.handle.client();
+    let write = async |uid: &str, base: &PodStatus, status: &PodStatus| {
+        let patch = status::patch(uid, base, status).expect("a difference");
+        client.patch_status::<Pod>(shop, "web", &patch).await
     };
-    let running = status(json!({
-        "phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}], "hostIP": "127.0.0.1", "hostIPs": [{"ip": "127.0.0.1"}], "observedGeneration": 1,
-        "conditions": [{"type": "Ready", "status": "True"}, {"type": "PodScheduled", "status": "True"}],
-    }));
-    let moved = status(json!({
-        "phase": "Running", "podIP": "10.0.0.2", "podIPs": [{"ip": "10.0.0.2"}], "hostIP": "127.0.0.1", "hostIPs": [{"ip": "127.0.0.1"}], "observedGeneration": 1,
-        "conditions": [{"type": "Ready", "status": "False"}, {"type": "PodScheduled", "status": "True"}],
-    }));
-    // There and back again, faster than the feed: the last one stands.
-    for s in [&running, &moved, &running] {
-        assert_eq!(write(s.clone(), &uid).await, Some(Written::Stored));
-    }
-    let now = plane
-        .admin
-        .get::<Pod>(shop, "web")
+    let phase = |ip: &str, ready: &str, reason: Option<&str>| -> PodStatus {
+        serde_json::from_value(json!({
+            "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "hostIP": "127.0.0.1", "hostIPs": [{"ip": "127.0.0.1"}], "observedGeneration": 1,
+            "qosClass": "BestEffort",
+            "conditions": [{"type": "Ready", "status": ready, "reason": reason}, {"type": "PodScheduled", "status": "True"}],
+        })).unwrap()
+    };
+    let unready = phase("10.0.0.1", "False", Some("ContainersNotReady"));
+    let base = write(&uid, &created.status.unwrap(), &unready)
         .await
         .unwrap()
         .status
         .unwrap();
-    assert_eq!(now.pod_ips.as_ref().unwrap().len(), 1);
-    assert_eq!(now.pod_ip.as_deref(), Some("10.0.0.1"));
-    assert!(
-        now.conditions
-            .unwrap()
-            .iter()
-            .any(|c| c.type_ == "Ready" && c.status == "True")
-    );
-    assert_eq!(
-        write(running.clone(), "another-uid").await,
-        Some(Written::PodGone)
-    );
-    let invalid = status(
-        json!({"phase": "Running", "podIP": "not an address", "podIPs": [{"ip": "not an address"}]}),
-    );
-    assert!(matches!(
-        write(invalid, &uid).await,
-        Some(Written::Refused(_))
-    ));
-    agent
-        .api
-        .handle
-        .delete_pod("default", "web", "another-uid")
+    let now = write(&uid, &base, &phase("10.0.0.2", "True", None))
         .await
+        .unwrap()
+        .status
         .unwrap();
+    assert_eq!(
+        (now.pod_ip.as_deref(), now.pod_ips.as_ref().unwrap().len()),
+        (Some("10.0.0.2"), 1)
+    );
+    let ready = now
+        .conditions
+        .as_ref()
+        .unwrap()
+        .iter()
+        .find(|c| c.type_ == "Ready")
+        .unwrap();
+    assert_eq!(
+        (ready.status.as_str(), ready.reason.as_deref()),
+        ("True", None)
+    );
+    let refused = write("another-uid", &now, &unready).await.unwrap_err();
+    assert_eq!(refused.class(), Class::ObjectGone, "{refused}");
+    let invalid = write(&uid, &now, &phase("not an address", "True", None))
+        .await
+        .unwrap_err();
+    assert_eq!(invalid.class(), Class::Permanent, "{invalid}");
+    let delete = async |uid: &str| {
+        let params = DeleteParams {
+            grace_period_seconds: Some(0),
+            preconditions: Some(Preconditions {
+                uid: Some(uid.to_owned()),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        client.delete::<Pod>(shop, "web", &params).await
+    };
+    assert_eq!(
+        delete("another-uid").await.unwrap_err().class(),
+        Class::ObjectGone
+    );
     assert!(
         plane.admin.get::<Pod>(shop, "web").await.is_ok(),
         "another pod's uid deletes nothing"
     );
-    agent
-        .api
-        .handle
-        .delete_pod("default", "web", &uid)
-        .await
-        .unwrap();
+    delete(&uid).await.unwrap();
     wait("pod gone", pods, |s| !s.items.contains_key(&key)).await;
-    assert_eq!(write(running, &uid).await, Some(Written::PodGone));
+    assert!(
+        write(&uid, &now, &unready)
+            .await
+            .unwrap_err()
+            .is_not_found()
+    );
 
     let fixed: Pod = serde_json::from_value(json!({
         "metadata": {"name": format!("static-{NODE}"), "namespace": "default", "annotations": {"kubernetes.io/config.hash": "h1"}},
         "spec": {"nodeName": NODE, "containers": [{"name": "app", "image": "x"}], "tolerations": [{"operator": "Exists", "effect": "NoExecute"}]},
     })).unwrap();
+    let node = agent.api.handle.own_node().unwrap();
+    let fixed = mirror::mirror_pod(&fixed, NODE, node.metadata.uid.as_deref().unwrap());
     let mirror = agent.api.handle.create_mirror_pod(&fixed).await.unwrap();
-    let name = mirror.metadata.name.unwrap();
-    agent
-        .api
-        .handle
-        .delete_mirror_pod("default", &name, &mirror.metadata.uid.unwrap())
-        .await
-        .unwrap();
+    assert!(mirror::is_current(&fixed, &mirror));
 }
 
 async fn asks_and_tells(plane: &ControlPlane, agent: &Agent) {

@@ -18,7 +18,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -28,10 +28,11 @@ use crate::tls::{Configs, TlsSettings};
 
 /// More than all pods' exec sessions and probes of a node; beyond it, connections wait in the backlog.
 const CONNECTIONS: usize = 256;
+const BACKLOG: u32 = 128;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_HEADER: usize = 1024 * 1024;
-/// A peer that vanished is noticed by pings (HTTP/2) or by the system's keep-alive.
+/// A peer that vanished is noticed by pings (HTTP/2) or by the system's keep-alive (two hours).
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// After accept fails (no descriptors left), a pause instead of a busy loop.
@@ -55,11 +56,20 @@ pub struct BindError {
     pub source: std::io::Error,
 }
 
-/// Binds a port.
+/// Binds a port. Accepted connections inherit the keep-alive.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| BindError { address, source })
+    let bound = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // The agent restarts while connections of its predecessor linger.
+        socket.set_reuseaddr(true)?;
+        socket.set_keepalive(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bound().map_err(|source| BindError { address, source })
 }
 
 /// Serves plain HTTP.

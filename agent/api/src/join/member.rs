@@ -75,6 +75,30 @@ impl Joiner {
         let unauthorized = self.client.unauthorized();
         loop {
             self.show(&member, renew_at, problem.clone());
+            let now = self.clock.now();
+            if member.facts.validity.is_over(now) {
+                return;
+            }
+            if now >= renew_at {
+                match self.renew(&member).await {
+                    Ok(next) => {
+                        member = next;
+                        if !self.activate(&member).await {
+                            return;
+                        }
+                        renew_at = member.facts.validity.renew_at(&mut self.jitter);
+                        problem = None;
+                        backoff.reset();
+                        continue;
+                    }
+                    Err(failure) => {
+                        problem = Some(failure);
+                        let wait = i64::try_from(backoff.next_delay().as_secs()).unwrap_or(60);
+                        renew_at = crate::clock::timestamp(now.as_second().saturating_add(wait));
+                        self.show(&member, renew_at, problem.clone());
+                    }
+                }
+            }
             let wake = tokio::select! {
                 // Cancel-safe: a missed notification is sent again by the next refused request.
                 () = tokio::time::sleep(CHECK_INTERVAL) => Wake::Timer,
@@ -83,29 +107,6 @@ impl Joiner {
             if matches!(wake, Wake::Refused) && self.is_refused().await {
                 self.refused = Some(member.leaf().clone());
                 return;
-            }
-            let now = self.clock.now();
-            if member.facts.validity.is_over(now) {
-                return;
-            }
-            if now < renew_at {
-                continue;
-            }
-            match self.renew(&member).await {
-                Ok(next) => {
-                    member = next;
-                    if !self.activate(&member).await {
-                        return;
-                    }
-                    renew_at = member.facts.validity.renew_at(&mut self.jitter);
-                    problem = None;
-                    backoff.reset();
-                }
-                Err(failure) => {
-                    problem = Some(failure);
-                    let wait = i64::try_from(backoff.next_delay().as_secs()).unwrap_or(60);
-                    renew_at = crate::clock::timestamp(now.as_second().saturating_add(wait));
-                }
             }
         }
     }

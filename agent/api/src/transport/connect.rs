@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 
+use super::cut::Cut;
 use super::{Endpoint, Target};
 use crate::clock::WallClock;
 use crate::error::DialError;
@@ -54,7 +55,7 @@ pub(super) async fn connect(
 async fn dial(
     target: &Target,
     clock: &WallClock,
-    mut cut: watch::Receiver<u64>,
+    cut: watch::Receiver<u64>,
 ) -> Result<Opened, DialError> {
     let endpoint = &target.endpoint;
     let tcp = TcpStream::connect((endpoint.host(), endpoint.port()))
@@ -76,7 +77,7 @@ async fn dial(
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(Cut::new(stream, cut)))
         .await
         .map_err(|e| unreachable(endpoint, format!("HTTP/2: {e}")))?;
     let address = endpoint.to_string();
@@ -88,16 +89,11 @@ async fn dial(
         seen.store(connection.current_max_send_streams(), Ordering::Relaxed);
         ended
     });
-    cut.mark_unchanged();
     // Ends with the connection; the handles held by the pool and by leases are what keeps it.
     tokio::spawn(async move {
-        tokio::select! {
-            // Cancel-safe: both arms end the connection, nothing is lost between polls.
-            ended = driven => match ended {
-                Ok(()) => tracing::debug!(%address, "connection to the API server ended"),
-                Err(error) => tracing::info!(%address, %error, "connection to the API server broke"),
-            },
-            _ = cut.changed() => tracing::debug!(%address, "connection to the API server dropped"),
+        match driven.await {
+            Ok(()) => tracing::debug!(%address, "connection to the API server ended"),
+            Err(error) => tracing::info!(%address, %error, "connection to the API server broke"),
         }
     });
     Ok(Opened { send, limit })

@@ -1,4 +1,4 @@
-// A control plane on loopback for `real.rs`: certificates by rcgen, three processes that end with the value.
+//! A control plane on loopback for `real.rs`: certificates by rcgen, three processes that end with the value.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -16,7 +16,10 @@ use kedge_api::clock::WallClock;
 use kedge_api::tls::{self, Identity};
 use kedge_api::transport::{Endpoint, Target, Transport};
 use kedge_machine::identity::CaHash;
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose,
+};
 use rustls_pki_types::CertificateDer;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -54,11 +57,21 @@ impl Ca {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, "kubernetes");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "kubernetes");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        params.key_usages = vec![
+            KeyUsagePurpose::KeyCertSign,
+            KeyUsagePurpose::DigitalSignature,
+        ];
         let certificate = params.self_signed(&key).unwrap();
-        Self { pem: certificate.pem(), der: certificate.der().clone(), params, key }
+        Self {
+            pem: certificate.pem(),
+            der: certificate.der().clone(),
+            params,
+            key,
+        }
     }
 
     fn leaf(&self, name: &str, group: &str, hosts: &[&str]) -> (String, KeyPair) {
@@ -66,16 +79,27 @@ impl Ca {
         let hosts: Vec<String> = hosts.iter().map(|h| (*h).to_owned()).collect();
         let mut params = CertificateParams::new(hosts).unwrap();
         params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::OrganizationName, group);
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, group);
         params.distinguished_name.push(DnType::CommonName, name);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let certificate = params.signed_by(&key, &Issuer::from_params(&self.params, &self.key)).unwrap();
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let certificate = params
+            .signed_by(&key, &Issuer::from_params(&self.params, &self.key))
+            .unwrap();
         (certificate.pem(), key)
     }
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 impl Drop for ControlPlane {
@@ -86,9 +110,14 @@ impl Drop for ControlPlane {
         }
         if std::thread::panicking() {
             for name in ["etcd", "kube-apiserver", "kube-controller-manager"] {
-                let text = std::fs::read_to_string(self.directory.path().join(format!("{name}.log"))).unwrap_or_default();
+                let text =
+                    std::fs::read_to_string(self.directory.path().join(format!("{name}.log")))
+                        .unwrap_or_default();
                 let lines: Vec<&str> = text.lines().collect();
-                eprintln!("--- {name}\n{}", lines[lines.len().saturating_sub(15)..].join("\n"));
+                eprintln!(
+                    "--- {name}\n{}",
+                    lines[lines.len().saturating_sub(15)..].join("\n")
+                );
             }
         }
     }
@@ -132,7 +161,14 @@ impl ControlPlane {
         let (transport, task) = Transport::new(Some(target), clock, Jitter::new(1));
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(task);
-        let mut plane = Self { directory, port, ca, processes: Vec::new(), admin: Client::new(transport), _transport: tasks };
+        let mut plane = Self {
+            directory,
+            port,
+            ca,
+            processes: Vec::new(),
+            admin: Client::new(transport),
+            _transport: tasks,
+        };
         plane.launch(programs);
         plane.ready().await;
         plane.populate().await;
@@ -145,47 +181,56 @@ impl ControlPlane {
         let (etcd, peer) = (free_port(), free_port());
         let etcd_url = format!("http://127.0.0.1:{etcd}");
         let peer_url = format!("http://127.0.0.1:{peer}");
-        self.spawn(programs.join("etcd"), &[
-            format!("--data-dir={}", file("etcd")),
-            "--name=a".to_owned(),
-            format!("--listen-client-urls={etcd_url}"),
-            format!("--advertise-client-urls={etcd_url}"),
-            format!("--listen-peer-urls={peer_url}"),
-            format!("--initial-advertise-peer-urls={peer_url}"),
-            format!("--initial-cluster=a={peer_url}"),
-            "--unsafe-no-fsync".to_owned(),
-        ]);
-        self.spawn(programs.join("kube-apiserver"), &[
-            format!("--etcd-servers={etcd_url}"),
-            "--advertise-address=127.0.0.1".to_owned(),
-            "--bind-address=127.0.0.1".to_owned(),
-            format!("--secure-port={}", self.port),
-            format!("--tls-cert-file={}", file("apiserver.crt")),
-            format!("--tls-private-key-file={}", file("apiserver.key")),
-            format!("--client-ca-file={}", file("ca.crt")),
-            "--authorization-mode=Node,RBAC".to_owned(),
-            "--enable-admission-plugins=NodeRestriction".to_owned(),
-            "--enable-bootstrap-token-auth=true".to_owned(),
-            "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
-            "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
-            format!("--service-account-key-file={}", file("sa.pub")),
-            format!("--service-account-signing-key-file={}", file("sa.key")),
-            "--endpoint-reconciler-type=none".to_owned(),
-        ]);
-        self.spawn(programs.join("kube-controller-manager"), &[
-            format!("--kubeconfig={}", file("admin.conf")),
-            format!("--authentication-kubeconfig={}", file("admin.conf")),
-            format!("--authorization-kubeconfig={}", file("admin.conf")),
-            "--bind-address=127.0.0.1".to_owned(),
-            format!("--secure-port={}", free_port()),
-            "--leader-elect=false".to_owned(),
-            "--use-service-account-credentials=false".to_owned(),
-            "--controllers=*,bootstrap-signer-controller,token-cleaner-controller".to_owned(),
-            format!("--root-ca-file={}", file("ca.crt")),
-            format!("--service-account-private-key-file={}", file("sa.key")),
-            format!("--cluster-signing-cert-file={}", file("ca.crt")),
-            format!("--cluster-signing-key-file={}", file("ca.key")),
-        ]);
+        self.spawn(
+            programs.join("etcd"),
+            &[
+                format!("--data-dir={}", file("etcd")),
+                "--name=a".to_owned(),
+                format!("--listen-client-urls={etcd_url}"),
+                format!("--advertise-client-urls={etcd_url}"),
+                format!("--listen-peer-urls={peer_url}"),
+                format!("--initial-advertise-peer-urls={peer_url}"),
+                format!("--initial-cluster=a={peer_url}"),
+                "--unsafe-no-fsync".to_owned(),
+            ],
+        );
+        self.spawn(
+            programs.join("kube-apiserver"),
+            &[
+                format!("--etcd-servers={etcd_url}"),
+                "--advertise-address=127.0.0.1".to_owned(),
+                "--bind-address=127.0.0.1".to_owned(),
+                format!("--secure-port={}", self.port),
+                format!("--tls-cert-file={}", file("apiserver.crt")),
+                format!("--tls-private-key-file={}", file("apiserver.key")),
+                format!("--client-ca-file={}", file("ca.crt")),
+                "--authorization-mode=Node,RBAC".to_owned(),
+                "--enable-admission-plugins=NodeRestriction".to_owned(),
+                "--enable-bootstrap-token-auth=true".to_owned(),
+                "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
+                "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
+                format!("--service-account-key-file={}", file("sa.pub")),
+                format!("--service-account-signing-key-file={}", file("sa.key")),
+                "--endpoint-reconciler-type=none".to_owned(),
+            ],
+        );
+        self.spawn(
+            programs.join("kube-controller-manager"),
+            &[
+                format!("--kubeconfig={}", file("admin.conf")),
+                format!("--authentication-kubeconfig={}", file("admin.conf")),
+                format!("--authorization-kubeconfig={}", file("admin.conf")),
+                "--bind-address=127.0.0.1".to_owned(),
+                format!("--secure-port={}", free_port()),
+                "--leader-elect=false".to_owned(),
+                "--use-service-account-credentials=false".to_owned(),
+                "--controllers=*,bootstrap-signer-controller,token-cleaner-controller".to_owned(),
+                format!("--root-ca-file={}", file("ca.crt")),
+                format!("--service-account-private-key-file={}", file("sa.key")),
+                format!("--cluster-signing-cert-file={}", file("ca.crt")),
+                format!("--cluster-signing-key-file={}", file("ca.key")),
+            ],
+        );
     }
 
     fn spawn(&mut self, program: PathBuf, arguments: &[String]) {
@@ -207,15 +252,29 @@ impl ControlPlane {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(120), ready).await.expect("kube-apiserver is ready");
+        tokio::time::timeout(Duration::from_secs(120), ready)
+            .await
+            .expect("kube-apiserver is ready");
     }
 
     async fn populate(&self) {
         let bootstrappers = "system:bootstrappers:kubeadm:default-node-token";
         for (name, role, group) in [
-            ("kubeadm:kubelet-bootstrap", "system:node-bootstrapper", bootstrappers),
-            ("kubeadm:node-autoapprove-bootstrap", "system:certificates.k8s.io:certificatesigningrequests:nodeclient", bootstrappers),
-            ("kubeadm:node-autoapprove-certificate-rotation", "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient", "system:nodes"),
+            (
+                "kubeadm:kubelet-bootstrap",
+                "system:node-bootstrapper",
+                bootstrappers,
+            ),
+            (
+                "kubeadm:node-autoapprove-bootstrap",
+                "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+                bootstrappers,
+            ),
+            (
+                "kubeadm:node-autoapprove-certificate-rotation",
+                "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
+                "system:nodes",
+            ),
         ] {
             let binding: ClusterRoleBinding = serde_json::from_value(json!({
                 "metadata": {"name": name},
@@ -235,14 +294,23 @@ impl ControlPlane {
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "kubeadm:bootstrap-signer-clusterinfo"},
             "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "system:anonymous"}],
         })).unwrap();
-        self.admin.create(Some("kube-public"), &binding).await.unwrap();
+        self.admin
+            .create(Some("kube-public"), &binding)
+            .await
+            .unwrap();
         let kubeconfig = format!(
             "apiVersion: v1\nkind: Config\nclusters:\n- name: \"\"\n  cluster:\n    server: {}\n    certificate-authority-data: {}\n",
             self.server(),
             base64(self.ca.pem.as_bytes())
         );
-        let info = serde_json::from_value(json!({"metadata": {"name": "cluster-info"}, "data": {"kubeconfig": kubeconfig}})).unwrap();
-        self.admin.create::<k8s_openapi::api::core::v1::ConfigMap>(Some("kube-public"), &info).await.unwrap();
+        let info = serde_json::from_value(
+            json!({"metadata": {"name": "cluster-info"}, "data": {"kubeconfig": kubeconfig}}),
+        )
+        .unwrap();
+        self.admin
+            .create::<k8s_openapi::api::core::v1::ConfigMap>(Some("kube-public"), &info)
+            .await
+            .unwrap();
         let (id, secret) = TOKEN.split_once('.').unwrap();
         let token: Secret = serde_json::from_value(json!({
             "metadata": {"name": format!("bootstrap-token-{id}")},
@@ -252,17 +320,30 @@ impl ControlPlane {
                 "auth-extra-groups": bootstrappers,
             },
         })).unwrap();
-        self.admin.create(Some("kube-system"), &token).await.unwrap();
+        self.admin
+            .create(Some("kube-system"), &token)
+            .await
+            .unwrap();
         let signed = async {
             loop {
-                let info: k8s_openapi::api::core::v1::ConfigMap = self.admin.get(Some("kube-public"), "cluster-info").await.unwrap();
-                if info.data.unwrap_or_default().contains_key(&format!("jws-kubeconfig-{id}")) {
+                let info: k8s_openapi::api::core::v1::ConfigMap = self
+                    .admin
+                    .get(Some("kube-public"), "cluster-info")
+                    .await
+                    .unwrap();
+                if info
+                    .data
+                    .unwrap_or_default()
+                    .contains_key(&format!("jws-kubeconfig-{id}"))
+                {
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), signed).await.expect("cluster-info is signed");
+        tokio::time::timeout(Duration::from_secs(60), signed)
+            .await
+            .expect("cluster-info is signed");
     }
 
     pub fn server(&self) -> String {
@@ -284,7 +365,11 @@ impl ControlPlane {
         let name = csr.metadata.name.as_deref().unwrap();
         let conditions = &csr.status.as_ref().unwrap().conditions;
         let patch = json!({"status": {"conditions": conditions}});
-        let _: CertificateSigningRequest = self.admin.patch_subresource("approval", None, name, &patch).await.unwrap();
+        let _: CertificateSigningRequest = self
+            .admin
+            .patch_subresource("approval", None, name, &patch)
+            .await
+            .unwrap();
     }
 }
 

@@ -410,30 +410,31 @@ async fn an_upgrade_passes_through_with_every_header_and_byte() {
 async fn a_stream_needs_an_upgrade_a_direction_and_a_command() {
     let rig = rig().await;
     let upgrade = [("connection", "Upgrade"), ("upgrade", "SPDY/3.1")];
-    let cases: [(&str, &[(&str, &str)], &str); 5] = [
+    let none: &[(&str, &str)] = &[];
+    let cases = [
         (
             "/exec/shop/web/app?command=ls&output=1",
-            &[],
+            none,
             "Upgrade request required",
         ),
         (
             "/exec/shop/web/app?command=ls",
-            &upgrade,
+            &upgrade[..],
             "you must specify at least 1 of stdin, stdout, stderr",
         ),
         (
             "/exec/shop/web/app?output=1",
-            &upgrade,
+            &upgrade[..],
             "you must specify a command",
         ),
         (
             "/portForward/shop/web?port=0",
-            &upgrade,
+            &upgrade[..],
             "\"0\" is not a port",
         ),
         (
             "/portForward/shop/web?port=80,x",
-            &upgrade,
+            &upgrade[..],
             "\"x\" is not a port",
         ),
     ];
