@@ -31,6 +31,7 @@ use kedge_machine::config::Cluster;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 
+pub(crate) use member::REFUSAL_INTERVAL;
 pub use problem::{Cause, Problem};
 pub(crate) use steps::obtain;
 
@@ -147,6 +148,8 @@ pub(crate) struct Settings {
     pub(crate) store: Store,
     pub(crate) clock: WallClock,
     pub(crate) jitter: Jitter,
+    /// [`REFUSAL_INTERVAL`], but for tests.
+    pub(crate) refusal_interval: Duration,
 }
 
 /// Owns the join state; [`Joiner::run`] is its task.
@@ -155,10 +158,11 @@ pub(crate) struct Joiner {
     store: Store,
     clock: WallClock,
     jitter: Jitter,
+    refusal_interval: Duration,
     client: Client,
     state: watch::Sender<JoinState>,
     membership: watch::Sender<Option<Arc<Membership>>>,
-    /// Leaf of an identity that the API server refused: not tried again while there is a token.
+    /// Leaf of an identity that the API server refused: asked about before it is used again.
     refused: Option<CertificateDer<'static>>,
     /// What the main transport uses now, so that an unrelated config change does not reconnect.
     in_use: Option<(Endpoint, CertificateDer<'static>)>,
@@ -176,6 +180,7 @@ impl Joiner {
             store: settings.store,
             clock: settings.clock,
             jitter: settings.jitter,
+            refusal_interval: settings.refusal_interval,
             client,
             state,
             membership,

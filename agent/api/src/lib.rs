@@ -127,6 +127,7 @@ pub fn start(settings: Settings) -> Api {
         store: store.clone(),
         clock: clock.clone(),
         jitter: jitter("join"),
+        refusal_interval: join::REFUSAL_INTERVAL,
     };
     let (joiner, config) = join::Joiner::new(join_settings, client.clone(), join_tx, membership_tx);
     tasks.push(task("api/join", joiner.run(config)));

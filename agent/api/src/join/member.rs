@@ -25,7 +25,8 @@ const RENEW_BASE: Duration = Duration::from_secs(30);
 const RENEW_CAP: Duration = Duration::from_secs(600);
 /// This many refusals in a row, one per check, mean that the certificate is worthless and not that an authenticator is slow to start.
 const REFUSALS: u32 = 3;
-const REFUSAL_INTERVAL: Duration = Duration::from_secs(5);
+/// Between two of them.
+pub(crate) const REFUSAL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// An identity for one cluster.
 #[derive(Debug)]
@@ -190,7 +191,7 @@ impl Joiner {
         for _ in 0..REFUSALS {
             match self.client.get::<Node>(None, &self.node_name).await {
                 Err(ApiError::Unauthorized { .. }) => {
-                    tokio::time::sleep(REFUSAL_INTERVAL).await;
+                    tokio::time::sleep(self.refusal_interval).await;
                 }
                 _ => return false,
             }

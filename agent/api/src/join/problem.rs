@@ -30,8 +30,6 @@ pub enum Cause {
     TokenRefused,
     /// A certificate request was denied or failed.
     CsrRefused,
-    /// The API server does not accept this node's certificate.
-    CertificateRefused,
     /// STATE cannot be read or written.
     Store,
     /// Anything else the API server said.
@@ -62,7 +60,7 @@ impl Problem {
     /// What to put on the seed volume, when nothing but a token helps.
     pub(super) fn advice_for_token(&self, node_name: &str) -> Option<String> {
         match self.cause {
-            Cause::TokenMissing | Cause::TokenRefused | Cause::CertificateRefused => Some(format!(
+            Cause::TokenMissing | Cause::TokenRefused => Some(format!(
                 "make a token with `kubeadm token create` and write it as cluster.token into kedge.yaml on the volume labelled KEDGE-SEED of node {node_name}; it is taken without a reboot"
             )),
             _ => None,

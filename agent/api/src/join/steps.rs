@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use kedge_machine::config::{Cluster, Trust};
 use kedge_machine::identity::Token;
 use rustls_pki_types::CertificateDer;
@@ -76,10 +76,30 @@ impl Joiner {
         };
         let member = Member::new(endpoint.clone(), identity, ca)
             .map_err(|e| Problem::new(Cause::Store, e.to_string()))?;
-        Ok(match self.unusable(cluster, &member) {
-            None => Ok(member),
-            Some(reason) => Err(Some(reason)),
-        })
+        if let Some(reason) = self.unusable(cluster, &member) {
+            return Ok(Err(Some(reason)));
+        }
+        if self.refused.as_ref() == Some(member.leaf()) && self.is_still_refused(&member).await {
+            let reason = "the API server refuses this node's client certificate (401)";
+            return Ok(Err(Some(reason.to_owned())));
+        }
+        Ok(Ok(member))
+    }
+
+    /// Asks with a certificate that was refused before: an API server that was broken for a while must not cost a node its membership.
+    async fn is_still_refused(&self, member: &Member) -> bool {
+        let identity = Some(member.identity.clone());
+        let Ok(tls) = tls::verified(&member.ca, identity, &self.clock) else {
+            return true;
+        };
+        let target = Target {
+            endpoint: member.endpoint.clone(),
+            tls,
+            bearer: None,
+        };
+        let temporary = Temporary::new(target, &self.clock, &self.jitter);
+        let asked = temporary.client.get::<Node>(None, &self.node_name).await;
+        !matches!(asked, Ok(_) | Err(ApiError::NotFound { .. }))
     }
 
     /// Why a stored identity cannot be used for this cluster now.
@@ -95,9 +115,6 @@ impl Joiner {
         }
         if facts.validity.is_over(now) {
             return Some(Problem::expired(facts.validity.not_after, now));
-        }
-        if self.refused.as_ref() == Some(member.leaf()) {
-            return Some("the API server refuses this node's client certificate".to_owned());
         }
         trust_differs(&cluster.trust, &member.ca)
     }

@@ -119,6 +119,7 @@ fn rig(cluster: Arc<Cluster>, clock: &TestClock, prepare: impl FnOnce(&Store)) -
         store: store.clone(),
         clock: clock.wall(),
         jitter: Jitter::new(1),
+        refusal_interval: Duration::from_millis(10),
     };
     let (joiner, config_rx) = Joiner::new(settings, client.clone(), state_tx, membership);
     let mut tasks = tokio::task::JoinSet::new();
@@ -461,4 +462,34 @@ async fn no_cluster_is_a_state_and_not_an_error() {
     rig.config.send_replace(None);
     rig.says(&["kedge.yaml names no cluster"]).await;
     assert!(rig.client.get_path("/version").await.is_err());
+}
+
+#[tokio::test]
+async fn a_refused_certificate_needs_an_operator_until_the_server_accepts_it_again() {
+    let ca = Arc::new(Ca::new());
+    let mood = Arc::new(Mood::default());
+    let server = control_plane(&ca, mood.clone()).await;
+    let rig = rig(
+        cluster(&server.url(), None, hashes(&ca)),
+        &TestClock::at(NOW),
+        |store| {
+            let pem = ca.client_pem("edge-7", NOW - DAY, NOW + 300 * DAY);
+            store.write(Item::Client, &pem).unwrap();
+            store.write(Item::Ca, &ca.pem).unwrap();
+        },
+    );
+    rig.joined().await;
+    rig.client.get_path("/version").await.unwrap();
+    mood.refuses_certificates.store(true, Ordering::Relaxed);
+    let refused = rig.client.get_path("/any").await.unwrap_err();
+    assert_eq!(refused.class(), crate::error::Class::Unauthorized);
+    let state = rig
+        .says(&[
+            "refuses this node's client certificate (401)",
+            "cluster.token",
+        ])
+        .await;
+    assert!(state.needs_operator());
+    mood.refuses_certificates.store(false, Ordering::Relaxed);
+    rig.joined().await;
 }
