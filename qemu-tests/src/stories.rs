@@ -110,6 +110,7 @@ pub fn run(cluster: Cluster, stories: Vec<Story>) -> Tally {
         let consoles = stage.console_marks();
         let result = run_one(&stage, &story);
         let seconds = start.elapsed().as_secs_f32();
+        stage.end_story(result.is_err());
         match result {
             Ok(()) => {
                 tally.passed += 1;

@@ -3,7 +3,7 @@
 //! Every verb waits on a predicate with a deadline, and its error says what was seen instead.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -38,6 +38,8 @@ pub struct Stage {
     pub cluster: Cluster,
     /// Namespaces whose default service account has been seen.
     namespaces: Mutex<Vec<String>>,
+    /// Pods made since the story began, to be taken away when it fails.
+    made: Mutex<Vec<Pod>>,
 }
 
 impl Stage {
@@ -45,6 +47,7 @@ impl Stage {
         Self {
             cluster,
             namespaces: Mutex::new(Vec::new()),
+            made: Mutex::new(Vec::new()),
         }
     }
 
@@ -134,6 +137,16 @@ impl Stage {
 
     pub fn get(&self, pod: &Pod) -> Result<Value> {
         self.api().get(&pod.path())
+    }
+
+    /// Forgets, or takes away, what the story made. What a failed story leaves would burden the next.
+    pub fn end_story(&self, failed: bool) {
+        let made = std::mem::take(&mut *self.made.lock().unwrap_or_else(PoisonError::into_inner));
+        if failed {
+            // The API server may be what failed; the story's own error is the one to read.
+            made.iter()
+                .for_each(|pod| drop(self.api().delete(&pod.path(), Some(0))));
+        }
     }
 
     /// Deletes at once and waits until the object is gone. A pod that is not there is fine.
@@ -334,7 +347,7 @@ impl Stage {
                 out += &format!("      --- console of {name}\n");
                 all[all.len().saturating_sub(lines)..]
                     .iter()
-                    .for_each(|line| out += &format!("      {line}\n"));
+                    .for_each(|line| out += &format!("      {}\n", shortened(line)));
             }
         }
         out
@@ -369,6 +382,14 @@ impl Stage {
                     .ok_or_else(|| text.lines().rev().take(3).collect::<Vec<_>>().join(" / "))
             },
         )
+    }
+}
+
+/// Console lines of containerd hold whole error chains.
+fn shortened(line: &str) -> String {
+    match line.char_indices().nth(300) {
+        Some((end, _)) => format!("{} …", &line[..end]),
+        None => line.to_owned(),
     }
 }
 

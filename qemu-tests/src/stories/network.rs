@@ -152,23 +152,23 @@ fn answer_of(stage: &Stage, client: &Pod, url: &str) -> Result<String> {
     })
 }
 
+/// A pod of the Deployment asks the Service over UDP (agnhost's `/dial` does the asking).
 pub fn cluster_ip_udp(stage: &Stage) -> Result<()> {
-    fixtures::web(stage)?;
-    let client = fixtures::client(stage, &stage.node(2)?)?;
+    let pods = fixtures::web(stage)?;
     let service = stage
         .api()
         .get(&format!("/api/v1/namespaces/{NAMESPACE}/services/web"))?;
     let address = text_at(&service, "/spec/clusterIP");
-    let answer = wait::until("UDP answer", Duration::from_secs(30), || {
-        let answer = seen(stage.sh(&client, &format!("echo hostname | nc -u -w 2 {address} 81")))?;
-        if answer.trim().is_empty() {
-            Err("no answer".into())
-        } else {
-            Ok(answer)
+    for pod in &pods {
+        let target = format!("{}:8080", text_at(pod, "/status/podIP"));
+        let path = format!("/dial?host={address}&port=81&protocol=udp&request=hostname&tries=3");
+        let answer = wait::until("UDP answer", Duration::from_secs(30), || {
+            let answer = seen(stage.http(&target, &path))?;
+            check(answer.contains("responses"), || answer.clone()).map(|()| answer)
+        })?;
+        if !answer.contains("web-") {
+            bail!("{address}:81/UDP answered {answer:?}");
         }
-    })?;
-    if !answer.contains("web-") {
-        bail!("{address}:81/UDP answered {answer:?}");
     }
     Ok(())
 }

@@ -151,7 +151,7 @@ fn exec_stdin(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// util-linux's `script` gives kubectl the terminal that it wants.
+/// util-linux's `script` gives kubectl the terminal that it wants. The size comes on a stream of its own, perhaps after the first command.
 fn exec_tty(stage: &Stage) -> Result<()> {
     let pod = sleeper(stage)?;
     let mut kubectl = stage.cluster.kubectl_command(&[
@@ -163,7 +163,7 @@ fn exec_tty(stage: &Stage) -> Result<()> {
         "--",
         "sh",
         "-c",
-        "'tty; stty size; exit 5'",
+        "'tty; until stty size 2>/dev/null; do sleep 0.2; done; exit 5'",
     ]);
     let words: Vec<String> = std::iter::once(kubectl.get_program())
         .chain(kubectl.get_args())
