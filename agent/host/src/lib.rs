@@ -4,9 +4,9 @@
 //! Decisions are in `wire` and `podnet`; here are sockets, timers and files.
 
 pub mod cni;
-pub mod proxy;
 pub mod network;
 pub mod peers;
+pub mod proxy;
 pub mod time;
 
 mod files;

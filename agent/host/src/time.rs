@@ -124,6 +124,11 @@ impl Keeper {
 
     /// Talks to these servers until dropped; returns to have names resolved again.
     async fn converse(&self, names: &[String]) {
+        if names.is_empty() {
+            // Before the first lease nobody can know whether DHCP names a server.
+            let mut network = self.network.clone();
+            let _ = network.wait_for(|n| n.primary.is_some()).await;
+        }
         let servers = resolve(names).await;
         let socket = match (
             servers.is_empty(),
@@ -275,7 +280,7 @@ fn names(configured: &[String], network: &NodeNetwork) -> Vec<String> {
 
 fn missing(names: &[String], unresolved: bool) -> String {
     if names.is_empty() {
-        "no time server: the config names none (timeServers) and DHCP gave none".to_owned()
+        "no time server: the config names none (time.servers) and DHCP gave none".to_owned()
     } else if unresolved {
         format!(
             "time servers {} have no IPv4 address that could be found",

@@ -58,7 +58,9 @@ pub fn main() -> ExitCode {
         .thread_keep_alive(Duration::from_secs(2))
         .thread_stack_size(256 * 1024)
         .build();
-    let ended = runtime.context("start the runtime").and_then(|runtime| runtime.block_on(run()));
+    let ended = runtime
+        .context("start the runtime")
+        .and_then(|runtime| runtime.block_on(run()));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -75,60 +77,110 @@ async fn run() -> anyhow::Result<()> {
     let console = Console::new(to_init.clone());
     let mut shutdown = shutdown_wish(&mut tasks, outgoing)?;
 
-    let Some(config) = unless(&mut shutdown, first_config(&console)).await else { return Ok(()) };
+    let Some(config) = unless(&mut shutdown, first_config(&console)).await else {
+        return Ok(());
+    };
     let (identity, said) = identity::read(Path::new(paths::STATE_NODE));
     said.into_iter().for_each(|line| console.say(line));
 
     let named = config.node.name.clone().or_else(|| identity.name.clone());
     let options = kedge_host::network::Options::new(config.network.clone(), named);
     let network = kedge_host::network::spawn(&mut tasks, registry.clone(), options)?;
-    tasks.spawn("say-network", tell::faults(network.clone(), console.clone(), |n| n.faults.clone()));
+    tasks.spawn(
+        "say-network",
+        tell::faults(network.clone(), console.clone(), |n| n.faults.clone()),
+    );
     let time = kedge_host::time::Options::new(config.time_servers.clone());
     let time = kedge_host::time::spawn(&mut tasks, time, network.clone());
     tasks.spawn("say-clock", tell::clock(time, console.clone()));
 
     let naming = node_name(&config, &identity, network.clone());
-    let Some(name) = unless(&mut shutdown, naming).await else { return Ok(()) };
+    let Some(name) = unless(&mut shutdown, naming).await else {
+        return Ok(());
+    };
     serve_embedded(&mut tasks, &config).await?;
 
     let (cluster_tx, cluster) = watch::channel(config.cluster.clone().map(Arc::new));
     let (node_tx, node) = watch::channel(None);
     let (names_tx, serving_names) = watch::channel(Names::default());
     let clock = WallClock::new(wall);
-    let Api { handle: api, feeds, join, membership, serving, registration, tasks: api_tasks } =
-        kedge_api::start(kedge_api::Settings {
-            node_name: name.clone(),
-            cluster: cluster.clone(),
-            pki: paths::STATE_PKI.into(),
-            clock: clock.clone(),
-            seed: seed_of(&name),
-            node,
-            serving_names,
-        });
+    let Api {
+        handle: api,
+        feeds,
+        join,
+        membership,
+        serving,
+        registration,
+        tasks: api_tasks,
+    } = kedge_api::start(kedge_api::Settings {
+        node_name: name.clone(),
+        cluster: cluster.clone(),
+        pki: paths::STATE_PKI.into(),
+        clock: clock.clone(),
+        seed: seed_of(&name),
+        node,
+        serving_names,
+    });
     for task in api_tasks {
         tasks.spawn(task.name, task.future);
     }
     tasks.spawn("say-join", tell::join(join.clone(), console.clone()));
-    tasks.spawn("say-registration", tell::registration(registration, console.clone()));
+    tasks.spawn(
+        "say-registration",
+        tell::registration(registration, console.clone()),
+    );
     tasks.spawn("say-feeds", tell::feeds(feeds.clone(), console.clone()));
     tasks.spawn("seed", watch_seed(join, cluster_tx, console.clone()));
-    tasks.spawn("serving-names", follow::serving_names(name.clone(), network.clone(), api.clone(), names_tx));
+    tasks.spawn(
+        "serving-names",
+        follow::serving_names(name.clone(), network.clone(), api.clone(), names_tx),
+    );
 
     let kept = identity.ranges();
     let (nodes_tx, nodes) = watch::channel(cluster::nodes(&name, &kept, &BTreeMap::new(), false));
-    let (proxy_tx, proxy_facts) = watch::channel(cluster::proxy_facts(&name, None, &kept, &BTreeMap::new()));
+    let (proxy_tx, proxy_facts) =
+        watch::channel(cluster::proxy_facts(&name, None, &kept, &BTreeMap::new()));
     let options = kedge_host::peers::Options::default();
-    let peers = kedge_host::peers::spawn(&mut tasks, registry.clone(), options, network.clone(), nodes.clone())?;
-    tasks.spawn("say-peers", tell::faults(peers.clone(), console.clone(), |p| p.faults.clone()));
-    let following = follow::nodes(name.clone(), kept, feeds.clone(), network.clone(), nodes_tx, proxy_tx);
+    let peers = kedge_host::peers::spawn(
+        &mut tasks,
+        registry.clone(),
+        options,
+        network.clone(),
+        nodes.clone(),
+    )?;
+    tasks.spawn(
+        "say-peers",
+        tell::faults(peers.clone(), console.clone(), |p| p.faults.clone()),
+    );
+    let following = follow::nodes(
+        name.clone(),
+        kept,
+        feeds.clone(),
+        network.clone(),
+        nodes_tx,
+        proxy_tx,
+    );
     tasks.spawn("nodes", following);
-    tasks.spawn("identity", follow::identity(console.clone(), identity, name.clone(), nodes));
-    let proxy = kedge_host::proxy::Config { mode: config.proxy, registry: registry.clone() };
-    let proxy = kedge_host::proxy::spawn(proxy, feeds.proxy.clone(), proxy_facts).context("start the proxy's thread")?;
+    tasks.spawn(
+        "identity",
+        follow::identity(console.clone(), identity, name.clone(), nodes),
+    );
+    let proxy = kedge_host::proxy::Config {
+        mode: config.proxy,
+        registry: registry.clone(),
+    };
+    let proxy = kedge_host::proxy::spawn(proxy, feeds.proxy.clone(), proxy_facts)
+        .context("start the proxy's thread")?;
 
     let (desired_tx, desired) = watch::channel(Desired::Unknown);
-    tasks.spawn("desired-pods", follow::desired_pods(feeds.clone(), desired_tx));
-    let (pod_facts_tx, pod_facts) = watch::channel(Arc::new(NodeFacts { name: name.clone(), ..NodeFacts::default() }));
+    tasks.spawn(
+        "desired-pods",
+        follow::desired_pods(feeds.clone(), desired_tx),
+    );
+    let (pod_facts_tx, pod_facts) = watch::channel(Arc::new(NodeFacts {
+        name: name.clone(),
+        ..NodeFacts::default()
+    }));
     let (object_tx, object) = watch::channel(Arc::new(NodeObject::default()));
     let kubelet = kedge_kubelet::Config {
         settings: kedge_kubelet::Settings::default(),
@@ -139,7 +191,13 @@ async fn run() -> anyhow::Result<()> {
         clock: kedge_kubelet::Clock::system(),
         registry: registry.clone(),
     };
-    let Kubelet { handle, requests, runtime, state, control } = Kubelet::start(kubelet, &mut tasks);
+    let Kubelet {
+        handle,
+        requests,
+        runtime,
+        state,
+        control,
+    } = Kubelet::start(kubelet, &mut tasks);
     tasks.spawn("bridge", bridge::run(requests, api.clone(), feeds.clone()));
     tasks.spawn("say-kubelet", tell::kubelet(state, console.clone()));
     let of = FactsOf {
@@ -158,10 +216,27 @@ async fn run() -> anyhow::Result<()> {
 
     let (stop_tx, stop) = watch::channel(false);
     let (problems_tx, problems) = watch::channel(Vec::new());
-    tasks.spawn("runtime-problems", follow::runtime_problems(runtime, problems_tx));
-    let served = Served { name, kubelet: handle, api, problems, configuration: facts::configuration(&config) };
+    tasks.spawn(
+        "runtime-problems",
+        follow::runtime_problems(runtime, problems_tx),
+    );
+    let served = Served {
+        name,
+        kubelet: handle,
+        api,
+        problems,
+        configuration: facts::configuration(&config),
+    };
     let read_only = config.kubelet.read_only_port;
-    ports::kubelet(&mut tasks, Arc::new(served), read_only, serving, membership, clock, stop.clone());
+    ports::kubelet(
+        &mut tasks,
+        Arc::new(served),
+        read_only,
+        serving,
+        membership,
+        clock,
+        stop.clone(),
+    );
     ports::proxy(&mut tasks, config.proxy, proxy.status(), stop);
 
     // Nothing but init's word, or SIGTERM, ends the agent.
@@ -192,7 +267,10 @@ pub enum Wish {
 }
 
 /// Follows init's word and SIGTERM.
-fn shutdown_wish(tasks: &mut Tasks, outgoing: mpsc::Receiver<ToInit>) -> anyhow::Result<watch::Receiver<Wish>> {
+fn shutdown_wish(
+    tasks: &mut Tasks,
+    outgoing: mpsc::Receiver<ToInit>,
+) -> anyhow::Result<watch::Receiver<Wish>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (wish, wishes) = watch::channel(Wish::Run);
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
@@ -209,7 +287,10 @@ fn shutdown_wish(tasks: &mut Tasks, outgoing: mpsc::Receiver<ToInit>) -> anyhow:
 }
 
 /// The future's value, unless the agent is to end first.
-async fn unless<T>(shutdown: &mut watch::Receiver<Wish>, future: impl Future<Output = T>) -> Option<T> {
+async fn unless<T>(
+    shutdown: &mut watch::Receiver<Wish>,
+    future: impl Future<Output = T>,
+) -> Option<T> {
     tokio::select! {
         // Both arms may be dropped at any time: nothing has been started yet that would be lost.
         value = future => Some(value),
@@ -223,7 +304,10 @@ async fn first_config(console: &Console) -> Arc<MachineConfig> {
     loop {
         let decision = load_seed().await;
         if decision.messages != said {
-            decision.messages.iter().for_each(|line| console.say(line.clone()));
+            decision
+                .messages
+                .iter()
+                .for_each(|line| console.say(line.clone()));
             said = decision.messages;
         }
         if let Some(config) = decision.config {
@@ -235,11 +319,17 @@ async fn first_config(console: &Console) -> Arc<MachineConfig> {
 
 async fn load_seed() -> crate::settings::Decision {
     // A panic in there would be a defect; the next look repeats it and the log has it.
-    tokio::task::spawn_blocking(seed::load).await.unwrap_or_default()
+    tokio::task::spawn_blocking(seed::load)
+        .await
+        .unwrap_or_default()
 }
 
 /// While only an operator can help with joining, looks for a new seed; its cluster section is taken without a restart.
-async fn watch_seed(mut join: watch::Receiver<JoinState>, cluster: watch::Sender<Option<Arc<Cluster>>>, console: Console) {
+async fn watch_seed(
+    mut join: watch::Receiver<JoinState>,
+    cluster: watch::Sender<Option<Arc<Cluster>>>,
+    console: Console,
+) {
     let mut said = Vec::new();
     loop {
         if join.wait_for(|state| state.needs_operator()).await.is_err() {
@@ -247,7 +337,10 @@ async fn watch_seed(mut join: watch::Receiver<JoinState>, cluster: watch::Sender
         }
         let decision = load_seed().await;
         if decision.messages != said {
-            decision.messages.iter().for_each(|line| console.say(line.clone()));
+            decision
+                .messages
+                .iter()
+                .for_each(|line| console.say(line.clone()));
             said = decision.messages;
         }
         let new = decision.config.and_then(|c| c.cluster);
@@ -266,14 +359,23 @@ async fn watch_seed(mut join: watch::Receiver<JoinState>, cluster: watch::Sender
 }
 
 /// The node's name; waits for the network where only that can tell.
-async fn node_name(config: &MachineConfig, identity: &Identity, mut network: watch::Receiver<NodeNetwork>) -> String {
+async fn node_name(
+    config: &MachineConfig,
+    identity: &Identity,
+    mut network: watch::Receiver<NodeNetwork>,
+) -> String {
     loop {
         let choice = {
             let network = network.borrow_and_update();
             let mac = network.primary.as_ref().map(|p| p.mac.0);
             // DHCP's name comes with its address: without an address it is too early to fall back on the MAC.
             let dhcp = network.hostname.as_deref();
-            name::choose(config.node.name.as_deref(), identity.name.as_deref(), dhcp, mac)
+            name::choose(
+                config.node.name.as_deref(),
+                identity.name.as_deref(),
+                dhcp,
+                mac,
+            )
         };
         if let Some(name) = choice {
             return name;
@@ -286,13 +388,15 @@ async fn node_name(config: &MachineConfig, identity: &Identity, mut network: wat
 
 /// Serves the images of the root to containerd and tells it of mirrors. `hosts.toml` is read at every pull.
 async fn serve_embedded(tasks: &mut Tasks, config: &MachineConfig) -> anyhow::Result<()> {
-    let (address, serve) =
-        kedge_server::embedded::bind(paths::EMBEDDED_IMAGES.into()).await.context("serve embedded images on loopback")?;
+    let (address, serve) = kedge_server::embedded::bind(paths::EMBEDDED_IMAGES.into())
+        .await
+        .context("serve embedded images on loopback")?;
     tasks.spawn("embedded-images", serve);
     for (path, text) in registries::files(&config.registries, address) {
         let path = Path::new(paths::CONTAINERD_CERTS).join(path);
         if let Some(directory) = path.parent() {
-            std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+            std::fs::create_dir_all(directory)
+                .with_context(|| format!("make {}", directory.display()))?;
         }
         std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
     }
@@ -301,5 +405,7 @@ async fn serve_embedded(tasks: &mut Tasks, config: &MachineConfig) -> anyhow::Re
 
 /// Spreads retries among nodes: FNV-1a of the name, which differs by definition.
 fn seed_of(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

@@ -30,7 +30,9 @@ pub async fn run(mut requests: mpsc::Receiver<Outbound>, api: ApiHandle, feeds: 
             api.record(core_event(event));
             continue;
         }
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let Ok(slot) = slots.clone().acquire_owned().await else {
+            return;
+        };
         let (api, feeds) = (api.clone(), feeds.clone());
         tokio::spawn(async move {
             answer(request, &api, feeds).await;
@@ -42,10 +44,18 @@ pub async fn run(mut requests: mpsc::Receiver<Outbound>, api: ApiHandle, feeds: 
 /// One request. A reply that nobody waits for any more is dropped.
 async fn answer(request: Outbound, api: &ApiHandle, feeds: Feeds) {
     match request {
-        Outbound::GetConfigMap { namespace, name, reply } => {
+        Outbound::GetConfigMap {
+            namespace,
+            name,
+            reply,
+        } => {
             let _ = reply.send(told(api.config_map(&namespace, &name).await));
         }
-        Outbound::GetSecret { namespace, name, reply } => {
+        Outbound::GetSecret {
+            namespace,
+            name,
+            reply,
+        } => {
             let _ = reply.send(told(api.secret(&namespace, &name).await));
         }
         Outbound::ListServices { namespace, reply } => {
@@ -67,19 +77,48 @@ async fn answer(request: Outbound, api: &ApiHandle, feeds: Feeds) {
             reply,
         } => {
             let spec = token_spec(audience, expiration_seconds, pod_name, pod_uid);
-            let _ = reply.send(told(api.service_account_token(&namespace, &service_account, spec).await).and_then(token));
+            let _ = reply.send(
+                told(
+                    api.service_account_token(&namespace, &service_account, spec)
+                        .await,
+                )
+                .and_then(token),
+            );
         }
-        Outbound::PatchPodStatus { namespace, name, uid: _, patch, reply } => {
+        Outbound::PatchPodStatus {
+            namespace,
+            name,
+            uid: _,
+            patch,
+            reply,
+        } => {
             // The uid is inside the patch, where the API server checks it.
-            let _ = reply.send(told(api.client().patch_status::<Pod>(Some(&namespace), &name, &patch).await));
+            let _ = reply.send(told(
+                api.client()
+                    .patch_status::<Pod>(Some(&namespace), &name, &patch)
+                    .await,
+            ));
         }
-        Outbound::DeletePod { namespace, name, uid, grace_seconds, reply } => {
+        Outbound::DeletePod {
+            namespace,
+            name,
+            uid,
+            grace_seconds,
+            reply,
+        } => {
             let params = DeleteParams {
                 grace_period_seconds: Some(u32::try_from(grace_seconds).unwrap_or(0)),
-                preconditions: Some(Preconditions { uid: Some(uid), resource_version: None }),
+                preconditions: Some(Preconditions {
+                    uid: Some(uid),
+                    resource_version: None,
+                }),
                 ..DeleteParams::default()
             };
-            let _ = reply.send(told(api.client().delete::<Pod>(Some(&namespace), &name, &params).await));
+            let _ = reply.send(told(
+                api.client()
+                    .delete::<Pod>(Some(&namespace), &name, &params)
+                    .await,
+            ));
         }
         Outbound::CreatePod { pod, reply } => {
             let _ = reply.send(told(api.create_mirror_pod(&pod).await));
@@ -110,12 +149,22 @@ fn told<T>(result: Result<T, ApiError>) -> Answer<T> {
 /// From the watch, once it has listed: a container must not start without the Services that existed before it.
 async fn services(mut feeds: Feeds, namespace: &str) -> Answer<Arc<Vec<Service>>> {
     let Ok(snapshot) = feeds.services.wait_for(|s| s.synced).await else {
-        return Err(kedge_kubelet::ApiError::Unavailable("the watch of Services ended".to_owned()));
+        return Err(kedge_kubelet::ApiError::Unavailable(
+            "the watch of Services ended".to_owned(),
+        ));
     };
     let wanted = |s: &ServiceInput| {
-        s.name.namespace == namespace || (s.name.namespace == "default" && s.name.name == "kubernetes")
+        s.name.namespace == namespace
+            || (s.name.namespace == "default" && s.name.name == "kubernetes")
     };
-    Ok(Arc::new(snapshot.items.values().filter(|s| wanted(s)).map(|s| service(s)).collect()))
+    Ok(Arc::new(
+        snapshot
+            .items
+            .values()
+            .filter(|s| wanted(s))
+            .map(|s| service(s))
+            .collect(),
+    ))
 }
 
 /// What the environment of containers is made from: name, address, ports.
@@ -172,7 +221,12 @@ async fn trust_bundle(api: &ApiHandle, selector: TrustBundle) -> Answer<String> 
     }
 }
 
-fn token_spec(audience: String, expiration_seconds: i64, pod_name: String, pod_uid: String) -> TokenRequestSpec {
+fn token_spec(
+    audience: String,
+    expiration_seconds: i64,
+    pod_name: String,
+    pod_uid: String,
+) -> TokenRequestSpec {
     TokenRequestSpec {
         attestations: None,
         audiences: (!audience.is_empty()).then(|| vec![audience]),
@@ -189,8 +243,13 @@ fn token_spec(audience: String, expiration_seconds: i64, pod_name: String, pod_u
 fn token(answer: k8s_openapi::api::authentication::v1::TokenRequest) -> Answer<Token> {
     let status = answer.status.unwrap_or_default();
     match (status.token, status.expiration_timestamp) {
-        (Some(token), Some(expires)) => Ok(Token { token, expires_at: expires.0.as_second() }),
-        _ => Err(kedge_kubelet::ApiError::Unavailable("create token: the answer holds none".to_owned())),
+        (Some(token), Some(expires)) => Ok(Token {
+            token,
+            expires_at: expires.0.as_second(),
+        }),
+        _ => Err(kedge_kubelet::ApiError::Unavailable(
+            "create token: the answer holds none".to_owned(),
+        )),
     }
 }
 
@@ -205,7 +264,11 @@ fn core_event(event: PodEvent) -> Event {
             field_path: (!event.field_path.is_empty()).then_some(event.field_path),
             ..ObjectReference::default()
         },
-        severity: if event.warning { Severity::Warning } else { Severity::Normal },
+        severity: if event.warning {
+            Severity::Warning
+        } else {
+            Severity::Normal
+        },
         reason: event.reason,
         message: event.message,
     }
@@ -219,12 +282,20 @@ mod tests {
     #[test]
     fn a_service_becomes_what_the_environment_needs() {
         let input = ServiceInput {
-            name: ServiceName { namespace: "shop".into(), name: "web".into() },
+            name: ServiceName {
+                namespace: "shop".into(),
+                name: "web".into(),
+            },
             cluster_ips: vec!["10.96.3.4".parse().unwrap()],
             external_ips: Vec::new(),
             lb_ips: Vec::new(),
             lb_source_ranges: Vec::new(),
-            ports: vec![PortInput { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: None }],
+            ports: vec![PortInput {
+                name: "http".into(),
+                protocol: Protocol::Tcp,
+                port: 80,
+                node_port: None,
+            }],
             affinity_seconds: None,
             internal_policy: Policy::Cluster,
             external_policy: Policy::Cluster,
@@ -234,13 +305,19 @@ mod tests {
         let spec = service(&input).spec.unwrap();
         assert_eq!(spec.cluster_ip.as_deref(), Some("10.96.3.4"));
         let port = &spec.ports.unwrap()[0];
-        assert_eq!((port.name.as_deref(), port.port, port.protocol.as_deref()), (Some("http"), 80, Some("TCP")));
+        assert_eq!(
+            (port.name.as_deref(), port.port, port.protocol.as_deref()),
+            (Some("http"), 80, Some("TCP"))
+        );
     }
 
     #[test]
     fn a_token_is_bound_to_its_pod() {
         let spec = token_spec(String::new(), 600, "web-1".into(), "u-1".into());
-        assert!(spec.audiences.is_none(), "no audience means the API server's own");
+        assert!(
+            spec.audiences.is_none(),
+            "no audience means the API server's own"
+        );
         assert_eq!(spec.bound_object_ref.unwrap().uid.as_deref(), Some("u-1"));
     }
 }

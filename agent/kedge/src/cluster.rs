@@ -17,7 +17,10 @@ pub fn nodes(
     peers: &BTreeMap<String, Arc<ApiPeer>>,
     synced: bool,
 ) -> ClusterNodes {
-    let told: Vec<Ipv4Net> = peers.get(own_name).map(|p| ranges(&p.pod_cidrs)).unwrap_or_default();
+    let told: Vec<Ipv4Net> = peers
+        .get(own_name)
+        .map(|p| ranges(&p.pod_cidrs))
+        .unwrap_or_default();
     let others = peers.values().filter(|p| p.name != own_name).map(|p| Peer {
         name: p.name.clone(),
         address: p.internal_ips.iter().find_map(|ip| match ip {
@@ -43,7 +46,10 @@ pub fn proxy_facts(
         name: own_name.to_owned(),
         zone: peers.get(own_name).and_then(|p| p.zone.clone()),
         node_port_addresses: address.into_iter().collect(),
-        pod_ranges: own_ranges.iter().filter_map(|n| Cidr::new(n.addr().into(), n.prefix())).collect(),
+        pod_ranges: own_ranges
+            .iter()
+            .filter_map(|n| Cidr::new(n.addr().into(), n.prefix()))
+            .collect(),
     }
 }
 
@@ -76,13 +82,24 @@ mod tests {
     fn a_kept_range_serves_until_the_api_names_one() {
         let kept = [Ipv4Net::new([10, 244, 7, 0].into(), 24).unwrap()];
         let unknown = nodes("a", &kept, &BTreeMap::new(), false);
-        assert_eq!((unknown.own_ranges.as_slice(), unknown.peers), (kept.as_slice(), None));
+        assert_eq!(
+            (unknown.own_ranges.as_slice(), unknown.peers),
+            (kept.as_slice(), None)
+        );
         let peers = BTreeMap::from([
             peer("a", "192.0.2.1", Some("10.244.1.0/24")),
             peer("b", "192.0.2.2", Some("10.244.2.0/24")),
         ]);
         let known = nodes("a", &kept, &peers, true);
         assert_eq!(known.own_ranges[0].to_string(), "10.244.1.0/24");
-        assert_eq!(known.peers.unwrap().iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["b"]);
+        assert_eq!(
+            known
+                .peers
+                .unwrap()
+                .iter()
+                .map(|p| p.name.as_str())
+                .collect::<Vec<_>>(),
+            ["b"]
+        );
     }
 }

@@ -39,8 +39,12 @@ pub fn inherited() -> Option<OwnedFd> {
 }
 
 /// Runs the link until init closes it. `shutdown` becomes [`Wish::EndPods`] when init begins one.
-pub async fn run(socket: OwnedFd, mut outgoing: mpsc::Receiver<ToInit>, shutdown: watch::Sender<Wish>) {
-    let socket = match AsyncFd::new(socket) {
+pub async fn run(
+    socket: OwnedFd,
+    mut outgoing: mpsc::Receiver<ToInit>,
+    shutdown: watch::Sender<Wish>,
+) {
+    let socket = match pollable(socket) {
         Ok(socket) => socket,
         Err(error) => return tracing::error!(%error, "watch the control socket"),
     };
@@ -72,6 +76,13 @@ pub async fn run(socket: OwnedFd, mut outgoing: mpsc::Receiver<ToInit>, shutdown
     }
 }
 
+/// Puts the socket under the runtime's watch. An owned descriptor cannot be closed behind the runtime's back, which is what
+/// the replacement, an unsafe function, asks its caller to promise.
+#[expect(deprecated, reason = "the replacement is unsafe, and only sys may be")]
+fn pollable(socket: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(socket)
+}
+
 fn send(socket: &AsyncFd<OwnedFd>, message: &Message<'_>) {
     // A full socket means that init is busy: the next beat will do.
     if let Err(error) = poll::send(socket.as_fd(), &message.encode()) {
@@ -89,9 +100,12 @@ mod tests {
         let (lines, outgoing) = mpsc::channel(4);
         let (shutdown, mut asked) = watch::channel(Wish::Run);
         let link = tokio::spawn(run(agent, outgoing, shutdown));
-        lines.send(ToInit::Status("joined".to_owned())).await.unwrap();
+        lines
+            .send(ToInit::Status("joined".to_owned()))
+            .await
+            .unwrap();
 
-        let init = AsyncFd::new(init).unwrap();
+        let init = pollable(init).unwrap();
         let mut heard = Vec::new();
         while heard.len() < 2 {
             let mut ready = init.readable().await.unwrap();

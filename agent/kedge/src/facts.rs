@@ -55,18 +55,34 @@ pub fn node(
         .collect();
     // One condition of our own gathers what the operator should look at; it never makes the node unready by itself.
     notes.push(if faults.is_empty() {
-        ("KedgeFault".to_owned(), false, "NoFault".to_owned(), "nothing to look at".to_owned())
+        (
+            "KedgeFault".to_owned(),
+            false,
+            "NoFault".to_owned(),
+            "nothing to look at".to_owned(),
+        )
     } else {
-        ("KedgeFault".to_owned(), true, "SeeMessage".to_owned(), faults.join("; "))
+        (
+            "KedgeFault".to_owned(),
+            true,
+            "SeeMessage".to_owned(),
+            faults.join("; "),
+        )
     });
     notes.push(if peers.published {
-        ("NetworkUnavailable".to_owned(), false, "PodNetworkReady".to_owned(), "the pod network is set up".to_owned())
+        (
+            "NetworkUnavailable".to_owned(),
+            false,
+            "PodNetworkReady".to_owned(),
+            "the pod network is set up".to_owned(),
+        )
     } else {
         (
             "NetworkUnavailable".to_owned(),
             true,
             "NoPodRange".to_owned(),
-            "waiting for a pod range: does the controller manager run with --allocate-node-cidrs?".to_owned(),
+            "waiting for a pod range: does the controller manager run with --allocate-node-cidrs?"
+                .to_owned(),
         )
     });
     let mut problems = runtime_problems(runtime);
@@ -95,7 +111,11 @@ pub fn node(
         runtime_version: runtime.version.clone(),
         kubelet_version: KUBELET_VERSION.to_owned(),
         kubelet_port: 10250,
-        images: runtime.images.iter().map(|i| (i.names.clone(), i.size)).collect(),
+        images: runtime
+            .images
+            .iter()
+            .map(|i| (i.names.clone(), i.size))
+            .collect(),
         runtime_handlers: runtime.handlers.iter().map(handler).collect(),
         supplemental_groups_policy: strict_groups(runtime),
         pressure: Pressure {
@@ -115,20 +135,29 @@ pub fn runtime_problems(runtime: &RuntimeFacts) -> Vec<String> {
         Condition::Ok => None,
         Condition::Not(reason, message) => Some(format!("{reason}: {message}")),
     };
-    said(&runtime.runtime).into_iter().chain(said(&runtime.network)).collect()
+    said(&runtime.runtime)
+        .into_iter()
+        .chain(said(&runtime.network))
+        .collect()
 }
 
 fn strict_groups(runtime: &RuntimeFacts) -> bool {
-    runtime.features.as_ref().is_some_and(|f| f.supplemental_groups_policy)
+    runtime
+        .features
+        .as_ref()
+        .is_some_and(|f| f.supplemental_groups_policy)
 }
 
 fn handler(handler: &kedge_cri::v1::RuntimeHandler) -> NodeRuntimeHandler {
     NodeRuntimeHandler {
         name: Some(handler.name.clone()),
-        features: handler.features.as_ref().map(|f| NodeRuntimeHandlerFeatures {
-            recursive_read_only_mounts: Some(f.recursive_read_only_mounts),
-            user_namespaces: Some(f.user_namespaces),
-        }),
+        features: handler
+            .features
+            .as_ref()
+            .map(|f| NodeRuntimeHandlerFeatures {
+                recursive_read_only_mounts: Some(f.recursive_read_only_mounts),
+                user_namespaces: Some(f.user_namespaces),
+            }),
     }
 }
 
@@ -138,8 +167,14 @@ pub fn for_admission(node: &Node, facts: &Facts, apparmor: bool) -> NodeObject {
     NodeObject {
         uid: node.metadata.uid.clone().unwrap_or_default(),
         labels: node.metadata.labels.clone().unwrap_or_default(),
-        taints: node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default(),
-        allocatable: status.and_then(|s| s.allocatable.clone()).unwrap_or_default(),
+        taints: node
+            .spec
+            .as_ref()
+            .and_then(|s| s.taints.clone())
+            .unwrap_or_default(),
+        allocatable: status
+            .and_then(|s| s.allocatable.clone())
+            .unwrap_or_default(),
         strict_groups: facts.supplemental_groups_policy,
         apparmor,
         memory_pressure: facts.pressure.memory,
@@ -147,23 +182,38 @@ pub fn for_admission(node: &Node, facts: &Facts, apparmor: bool) -> NodeObject {
 }
 
 /// For the specs of pods.
-pub fn for_pods(name: &str, cluster: Option<&Cluster>, facts: &Facts, hosts: String, resolv: DnsConfig) -> NodeFacts {
+pub fn for_pods(
+    name: &str,
+    cluster: Option<&Cluster>,
+    facts: &Facts,
+    hosts: String,
+    resolv: DnsConfig,
+) -> NodeFacts {
     NodeFacts {
         name: name.to_owned(),
         host_ips: facts.addresses.clone(),
         cluster_domain: cluster.map_or_else(|| "cluster.local".to_owned(), |c| c.domain.clone()),
-        cluster_dns: cluster.map(|c| c.dns.iter().map(ToString::to_string).collect()).unwrap_or_default(),
+        cluster_dns: cluster
+            .map(|c| c.dns.iter().map(ToString::to_string).collect())
+            .unwrap_or_default(),
         resolv,
         hosts,
         cpu_milli: facts.cpus * 1000,
         memory: facts.memory,
         allocatable_cpu_milli: (facts.cpus * 1000).saturating_sub(facts.reserved_cpu_milli),
         allocatable_memory: facts.memory.saturating_sub(facts.reserved_memory),
-        allocatable_ephemeral_storage: facts.ephemeral_storage.saturating_sub(facts.reserved_storage),
+        allocatable_ephemeral_storage: facts
+            .ephemeral_storage
+            .saturating_sub(facts.reserved_storage),
         recursive_read_only_handlers: facts
             .runtime_handlers
             .iter()
-            .filter(|h| h.features.as_ref().and_then(|f| f.recursive_read_only_mounts) == Some(true))
+            .filter(|h| {
+                h.features
+                    .as_ref()
+                    .and_then(|f| f.recursive_read_only_mounts)
+                    == Some(true)
+            })
             .map(|h| h.name.clone().unwrap_or_default())
             .collect(),
         ..NodeFacts::default()
@@ -220,17 +270,27 @@ mod tests {
     }
 
     fn facts(readings: &Readings, network: &NodeNetwork, published: bool) -> Facts {
-        let peers = PeersStatus { published, faults: Vec::new() };
-        let runtime = RuntimeFacts { runtime: Condition::Ok, network: Condition::Ok, ..RuntimeFacts::default() };
+        let peers = PeersStatus {
+            published,
+            faults: Vec::new(),
+        };
+        let runtime = RuntimeFacts {
+            runtime: Condition::Ok,
+            network: Condition::Ok,
+            ..RuntimeFacts::default()
+        };
         node("n", &config(), readings, &[], network, &peers, &runtime)
     }
 
     #[test]
     fn a_fault_is_shown_without_making_the_node_unready() {
-        let network = NodeNetwork { faults: vec!["address 192.0.2.7/24 on eth0 is already used".into()], ..NodeNetwork::default() };
+        let network = NodeNetwork {
+            faults: vec!["address 192.0.2.7/24 on eth0 is already used".into()],
+            ..NodeNetwork::default()
+        };
         let facts = facts(&Readings::default(), &network, true);
         assert!(facts.readiness.problems.is_empty());
-        assert_eq!(facts.notes[0].1, true);
+        assert!(facts.notes[0].1);
         assert!(facts.notes[0].3.contains("already used"));
     }
 
@@ -242,21 +302,35 @@ mod tests {
 
     #[test]
     fn pressure_follows_the_default_thresholds() {
-        let mut readings = Readings { memory_available: 99 << 20, data: Some((1000, 99)), ..Readings::default() };
+        let mut readings = Readings {
+            memory_available: 99 << 20,
+            data: Some((1000, 99)),
+            ..Readings::default()
+        };
         readings.machine.memory_bytes = 512 << 20;
         assert_eq!(
             facts(&readings, &NodeNetwork::default(), true).pressure,
-            Pressure { memory: true, disk: true, pid: false }
+            Pressure {
+                memory: true,
+                disk: true,
+                pid: false
+            }
         );
         readings.memory_available = 101 << 20;
         readings.data = Some((1000, 101));
-        assert_eq!(facts(&readings, &NodeNetwork::default(), true).pressure, Pressure::default());
+        assert_eq!(
+            facts(&readings, &NodeNetwork::default(), true).pressure,
+            Pressure::default()
+        );
     }
 
     #[test]
     fn the_version_is_semantic_and_carries_ours() {
         assert!(KUBELET_VERSION.starts_with("v1.37.1+kedge."));
         let facts = facts(&Readings::default(), &NodeNetwork::default(), true);
-        assert_eq!((facts.max_pods, facts.taints[0].value.as_deref()), (7, Some("b")));
+        assert_eq!(
+            (facts.max_pods, facts.taints[0].value.as_deref()),
+            (7, Some("b"))
+        );
     }
 }

@@ -56,9 +56,19 @@ pub async fn nodes(
     loop {
         let peers = feeds.peers.borrow_and_update().clone();
         // A lease that is refused takes the address away for a moment: node ports keep the last one.
-        address = network.borrow_and_update().primary.as_ref().map(|p| p.address).or(address);
+        address = network
+            .borrow_and_update()
+            .primary
+            .as_ref()
+            .map(|p| p.address)
+            .or(address);
         let known = cluster::nodes(&name, &kept, &peers.items, peers.synced);
-        let facts = cluster::proxy_facts(&name, address.map(IpAddr::V4), &known.own_ranges, &peers.items);
+        let facts = cluster::proxy_facts(
+            &name,
+            address.map(IpAddr::V4),
+            &known.own_ranges,
+            &peers.items,
+        );
         replace(&nodes, known);
         replace(&proxy, facts);
         // Cancel-safe: `changed` only marks, values are read above.
@@ -73,12 +83,28 @@ pub async fn nodes(
 }
 
 /// Keeps name and pod ranges in STATE when they change.
-pub async fn identity(console: Console, mut kept: Identity, name: String, mut nodes: watch::Receiver<ClusterNodes>) {
+pub async fn identity(
+    console: Console,
+    mut kept: Identity,
+    name: String,
+    mut nodes: watch::Receiver<ClusterNodes>,
+) {
     loop {
-        let ranges = nodes.borrow_and_update().own_ranges.iter().map(ToString::to_string).collect();
-        let identity = Identity { name: Some(name.clone()), pod_ranges: ranges };
+        let ranges = nodes
+            .borrow_and_update()
+            .own_ranges
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let identity = Identity {
+            name: Some(name.clone()),
+            pod_ranges: ranges,
+        };
         let (old, new) = (kept.clone(), identity.clone());
-        let written = tokio::task::spawn_blocking(move || identity::keep(Path::new(paths::STATE_NODE), &new, &old)).await;
+        let written = tokio::task::spawn_blocking(move || {
+            identity::keep(Path::new(paths::STATE_NODE), &new, &old)
+        })
+        .await;
         match written {
             Ok(Ok(())) => kept = identity,
             Ok(Err(error)) => console.say(error.to_string()),
@@ -99,9 +125,16 @@ pub async fn serving_names(
 ) {
     let mut last = None;
     loop {
-        let primary = network.borrow_and_update().primary.as_ref().map(|p| p.address);
+        let primary = network
+            .borrow_and_update()
+            .primary
+            .as_ref()
+            .map(|p| p.address);
         if let Some(address) = primary.filter(|a| last != Some(*a)) {
-            let names = Names { dns: BTreeSet::from([name.clone()]), ips: BTreeSet::from([IpAddr::V4(address)]) };
+            let names = Names {
+                dns: BTreeSet::from([name.clone()]),
+                ips: BTreeSet::from([IpAddr::V4(address)]),
+            };
             replace(&out, names);
             if last.replace(address).is_some() {
                 api.addresses_changed().await;
@@ -157,9 +190,17 @@ pub async fn node_facts(mut of: FactsOf) {
         }
         let peers = of.peers.borrow_and_update().clone();
         let runtime = of.runtime.borrow_and_update().clone();
-        let existing = of.feeds.own_node.borrow_and_update().items.get(&of.name).cloned();
+        let existing = of
+            .feeds
+            .own_node
+            .borrow_and_update()
+            .items
+            .get(&of.name)
+            .cloned();
         let readings = readings::read(&root, &machine, &boot_faults);
-        let facts = facts::node(&of.name, &of.config, &readings, &addresses, &network, &peers, &runtime);
+        let facts = facts::node(
+            &of.name, &of.config, &readings, &addresses, &network, &peers, &runtime,
+        );
         if let Some(node) = &existing {
             let object = facts::for_admission(node, &facts, apparmor);
             of.object.send_replace(Arc::new(object));
@@ -169,7 +210,9 @@ pub async fn node_facts(mut of: FactsOf) {
             let node = kedge_pods::node::register(&facts, existing.as_deref(), now());
             of.node.send_replace(Some(Arc::new(node)));
         }
-        let etc = |name: &str| std::fs::read_to_string(Path::new(paths::RUN_ETC).join(name)).unwrap_or_default();
+        let etc = |name: &str| {
+            std::fs::read_to_string(Path::new(paths::RUN_ETC).join(name)).unwrap_or_default()
+        };
         let cluster = of.cluster.borrow().clone();
         let resolv = kedge_pods::resolv::parse(&etc("resolv.conf"));
         let for_pods = facts::for_pods(&of.name, cluster.as_deref(), &facts, etc("hosts"), resolv);
@@ -184,7 +227,10 @@ pub async fn node_facts(mut of: FactsOf) {
 }
 
 /// The runtime's problems as `/healthz` shows them.
-pub async fn runtime_problems(mut runtime: watch::Receiver<RuntimeFacts>, out: watch::Sender<Vec<String>>) {
+pub async fn runtime_problems(
+    mut runtime: watch::Receiver<RuntimeFacts>,
+    out: watch::Sender<Vec<String>>,
+) {
     loop {
         let problems = facts::runtime_problems(&runtime.borrow_and_update());
         replace(&out, problems);

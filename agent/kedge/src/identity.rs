@@ -23,7 +23,10 @@ pub struct Identity {
 impl Identity {
     /// The ranges that can be used; others were written by a newer version and are left alone.
     pub fn ranges(&self) -> Vec<Ipv4Net> {
-        self.pod_ranges.iter().filter_map(|r| r.parse().ok()).collect()
+        self.pod_ranges
+            .iter()
+            .filter_map(|r| r.parse().ok())
+            .collect()
     }
 }
 
@@ -31,8 +34,15 @@ impl Identity {
 pub fn read(path: &Path) -> (Identity, Option<String>) {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return (Identity::default(), None),
-        Err(error) => return (Identity::default(), Some(format!("read {}: {error}", path.display()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return (Identity::default(), None);
+        }
+        Err(error) => {
+            return (
+                Identity::default(),
+                Some(format!("read {}: {error}", path.display())),
+            );
+        }
     };
     match serde_json::from_slice(&bytes) {
         Ok(identity) => (identity, None),
@@ -44,7 +54,10 @@ pub fn read(path: &Path) -> (Identity, Option<String>) {
                 Ok(()) => "kept aside".to_owned(),
                 Err(e) => format!("cannot be kept aside: {e}"),
             };
-            (Identity::default(), Some(format!("{}: {error}: {what}", path.display())))
+            (
+                Identity::default(),
+                Some(format!("{}: {error}: {what}", path.display())),
+            )
         }
     }
 }
@@ -54,8 +67,9 @@ pub fn keep(path: &Path, identity: &Identity, kept: &Identity) -> kedge_sys::Res
     if identity == kept {
         return Ok(());
     }
-    let text = serde_json::to_vec_pretty(identity)
-        .map_err(|e| kedge_sys::Error::new("encode", path.display().to_string(), io::Error::other(e)))?;
+    let text = serde_json::to_vec_pretty(identity).map_err(|e| {
+        kedge_sys::Error::new("encode", path.display().to_string(), io::Error::other(e))
+    })?;
     kedge_sys::fs::write_atomic(path, &text, 0o600)
 }
 
@@ -67,10 +81,17 @@ mod tests {
     fn an_identity_survives_and_a_damaged_one_is_kept_aside() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("node.json");
-        let identity = Identity { name: Some("edge-7".into()), pod_ranges: vec!["10.244.1.0/24".into(), "fd00::/64".into()] };
+        let identity = Identity {
+            name: Some("edge-7".into()),
+            pod_ranges: vec!["10.244.1.0/24".into(), "fd00::/64".into()],
+        };
         keep(&path, &identity, &Identity::default()).unwrap();
         assert_eq!(read(&path), (identity.clone(), None));
-        assert_eq!(identity.ranges().len(), 1, "what this version cannot use is left alone");
+        assert_eq!(
+            identity.ranges().len(),
+            1,
+            "what this version cannot use is left alone"
+        );
 
         std::fs::write(&path, b"{\"name\": ").unwrap();
         let (empty, said) = read(&path);

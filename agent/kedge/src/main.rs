@@ -32,15 +32,25 @@ fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("agent") => agent::main(),
         Some("--version" | "version") => {
-            println!("kedge {} ({})", env!("CARGO_PKG_VERSION"), facts::KUBELET_VERSION);
+            println!(
+                "kedge {} ({})",
+                env!("CARGO_PKG_VERSION"),
+                facts::KUBELET_VERSION
+            );
             ExitCode::SUCCESS
         }
         other => {
             if let Some(word) = other.filter(|w| !["--help", "-h", "help"].contains(w)) {
                 eprintln!("kedge: `{word}` is no command");
             }
-            eprintln!("usage: kedge agent | kedge --version\nAs a CNI plugin it takes its command from CNI_COMMAND.");
-            ExitCode::from(if other.is_some_and(|w| w.contains("help") || w == "-h") { 0 } else { 2 })
+            eprintln!(
+                "usage: kedge agent | kedge --version\nAs a CNI plugin it takes its command from CNI_COMMAND."
+            );
+            ExitCode::from(if other.is_some_and(|w| w.contains("help") || w == "-h") {
+                0
+            } else {
+                2
+            })
         }
     }
 }
@@ -48,5 +58,8 @@ fn main() -> ExitCode {
 /// The wall clock, for dates that are reported or judged.
 fn wall() -> jiff::Timestamp {
     let seconds = kedge_sys::time::now().wall.as_secs();
-    i64::try_from(seconds).ok().and_then(|s| jiff::Timestamp::from_second(s).ok()).unwrap_or(jiff::Timestamp::MAX)
+    i64::try_from(seconds)
+        .ok()
+        .and_then(|s| jiff::Timestamp::from_second(s).ok())
+        .unwrap_or(jiff::Timestamp::MAX)
 }

@@ -4,7 +4,12 @@ use kedge_machine::identity::check_node_name;
 
 /// The node's name: the config's, else the one kept from an earlier join (a name must not change with the network), else
 /// DHCP's host name, else `kedge-` and the last six digits of the hardware address. `None` while nothing is known yet.
-pub fn choose(config: Option<&str>, kept: Option<&str>, dhcp: Option<&str>, mac: Option<[u8; 6]>) -> Option<String> {
+pub fn choose(
+    config: Option<&str>,
+    kept: Option<&str>,
+    dhcp: Option<&str>,
+    mac: Option<[u8; 6]>,
+) -> Option<String> {
     let valid = |name: &&str| check_node_name(name).is_ok();
     if let Some(name) = config.or(kept) {
         return Some(name.to_owned());
@@ -26,9 +31,21 @@ mod tests {
         let check = |config, kept, dhcp, mac, expected: Option<&str>| {
             assert_eq!(choose(config, kept, dhcp, mac).as_deref(), expected);
         };
-        check(Some("edge-7"), Some("old"), Some("dhcp"), mac, Some("edge-7"));
+        check(
+            Some("edge-7"),
+            Some("old"),
+            Some("dhcp"),
+            mac,
+            Some("edge-7"),
+        );
         check(None, Some("old"), Some("dhcp"), mac, Some("old"));
-        check(None, None, Some("Box.Shop.Example"), mac, Some("box.shop.example"));
+        check(
+            None,
+            None,
+            Some("Box.Shop.Example"),
+            mac,
+            Some("box.shop.example"),
+        );
         check(None, None, Some("bad_name"), mac, Some("kedge-abcdef"));
         check(None, None, None, None, None);
     }

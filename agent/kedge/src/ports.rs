@@ -35,30 +35,68 @@ pub fn kubelet(
     stop: watch::Receiver<bool>,
 ) {
     let (certificate_tx, certificate) = watch::channel(None);
-    tasks.spawn("serving-key", convert(serving, certificate_tx, |s| s.as_ref().map(|s| s.key.clone())));
+    tasks.spawn(
+        "serving-key",
+        convert(serving, certificate_tx, |s| {
+            s.as_ref().map(|s| s.key.clone())
+        }),
+    );
     let (ca_tx, client_ca) = watch::channel(Arc::default());
     tasks.spawn(
         "client-ca",
-        convert(membership, ca_tx, |m| m.as_ref().map(|m| Arc::new(m.ca.clone())).unwrap_or_default()),
+        convert(membership, ca_tx, |m| {
+            m.as_ref()
+                .map(|m| Arc::new(m.ca.clone()))
+                .unwrap_or_default()
+        }),
     );
-    let tls = TlsSettings { certificate, client_ca, time: Arc::new(clock) };
-    let server = KubeletServer { node: served, now: Arc::new(wall), stop };
+    let tls = TlsSettings {
+        certificate,
+        client_ca,
+        time: Arc::new(clock),
+    };
+    let server = KubeletServer {
+        node: served,
+        now: Arc::new(wall),
+        stop,
+    };
     let (https, health) = (server.clone(), server.clone());
-    tasks.spawn("port-10250", async move { https.serve(listener((ANY, 10250)).await, tls).await });
-    tasks.spawn("port-10248", async move { health.serve_healthz(listener((LOOPBACK, 10248)).await).await });
+    tasks.spawn("port-10250", async move {
+        https.serve(listener((ANY, 10250)).await, tls).await
+    });
+    tasks.spawn("port-10248", async move {
+        health
+            .serve_healthz(listener((LOOPBACK, 10248)).await)
+            .await
+    });
     if read_only {
-        tasks.spawn("port-10255", async move { server.serve_read_only(listener((ANY, 10255)).await).await });
+        tasks.spawn("port-10255", async move {
+            server.serve_read_only(listener((ANY, 10255)).await).await
+        });
     }
 }
 
 /// 10256 and 10249, as kube-proxy has them.
-pub fn proxy(tasks: &mut Tasks, mode: ProxyMode, status: watch::Receiver<Status>, stop: watch::Receiver<bool>) {
+pub fn proxy(
+    tasks: &mut Tasks,
+    mode: ProxyMode,
+    status: watch::Receiver<Status>,
+    stop: watch::Receiver<bool>,
+) {
     let (health_tx, health) = watch::channel(ProxyHealth::default());
     tasks.spawn("proxy-health", proxy_health(mode, status, health_tx));
-    let server = ProxyServer { health, now: Arc::new(wall), stop };
+    let server = ProxyServer {
+        health,
+        now: Arc::new(wall),
+        stop,
+    };
     let status = server.clone();
-    tasks.spawn("port-10256", async move { server.serve_health(listener((ANY, 10256)).await).await });
-    tasks.spawn("port-10249", async move { status.serve_status(listener((LOOPBACK, 10249)).await).await });
+    tasks.spawn("port-10256", async move {
+        server.serve_health(listener((ANY, 10256)).await).await
+    });
+    tasks.spawn("port-10249", async move {
+        status.serve_status(listener((LOOPBACK, 10249)).await).await
+    });
 }
 
 async fn listener(address: impl Into<SocketAddr>) -> TcpListener {
@@ -81,7 +119,11 @@ async fn convert<A, B>(mut from: watch::Receiver<A>, to: watch::Sender<B>, with:
     }
 }
 
-async fn proxy_health(mode: ProxyMode, mut status: watch::Receiver<Status>, out: watch::Sender<ProxyHealth>) {
+async fn proxy_health(
+    mode: ProxyMode,
+    mut status: watch::Receiver<Status>,
+    out: watch::Sender<ProxyHealth>,
+) {
     let mut waiting_since = None;
     let mut last_updated = None;
     loop {
@@ -98,7 +140,12 @@ async fn proxy_health(mode: ProxyMode, mut status: watch::Receiver<Status>, out:
             ProxyMode::Nftables => "nftables",
             ProxyMode::Off => "off",
         };
-        out.send_replace(ProxyHealth { mode, last_updated, waiting_since, node_eligible: true });
+        out.send_replace(ProxyHealth {
+            mode,
+            last_updated,
+            waiting_since,
+            node_eligible: true,
+        });
         if status.changed().await.is_err() {
             return;
         }

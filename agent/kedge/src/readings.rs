@@ -38,7 +38,11 @@ pub fn boot_faults(path: &Path) -> Vec<(String, String)> {
         // Not started by init: there is no report.
         Err(_) => BootReport::default(),
     };
-    report.faults.into_iter().map(|f| (f.code, f.message)).collect()
+    report
+        .faults
+        .into_iter()
+        .map(|f| (f.code, f.message))
+        .collect()
 }
 
 /// Now. Blocks on `statvfs` of DATA, which is local.
@@ -54,5 +58,10 @@ pub fn read(root: &Root, machine: &Machine, boot_faults: &[(String, String)]) ->
             u64::MAX
         }
     };
-    Readings { machine: machine.clone(), memory_available, data: data.ok(), boot_faults: boot_faults.to_vec() }
+    Readings {
+        machine: machine.clone(),
+        memory_available,
+        data: data.ok(),
+        boot_faults: boot_faults.to_vec(),
+    }
 }

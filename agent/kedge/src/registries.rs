@@ -9,16 +9,27 @@ use kedge_machine::paths::EMBEDDED_REGISTRY;
 
 /// The files for the configured mirrors and for the images that the root carries, which are served at `embedded`.
 /// After the mirrors the registry itself is tried, which is containerd's own rule.
-pub fn files(registries: &BTreeMap<String, Registry>, embedded: SocketAddr) -> BTreeMap<String, String> {
+pub fn files(
+    registries: &BTreeMap<String, Registry>,
+    embedded: SocketAddr,
+) -> BTreeMap<String, String> {
     let mut files: BTreeMap<String, String> = registries
         .iter()
         .filter(|(_, registry)| !registry.mirrors.is_empty())
-        .map(|(host, registry)| (format!("{host}/hosts.toml"), hosts_toml(registry.mirrors.iter().map(String::as_str))))
+        .map(|(host, registry)| {
+            (
+                format!("{host}/hosts.toml"),
+                hosts_toml(registry.mirrors.iter().map(String::as_str)),
+            )
+        })
         .collect();
     let embedded = format!("http://{embedded}");
     files.insert(
         format!("{EMBEDDED_REGISTRY}/hosts.toml"),
-        format!("server = \"{embedded}\"\n{}", hosts_toml([embedded.as_str()])),
+        format!(
+            "server = \"{embedded}\"\n{}",
+            hosts_toml([embedded.as_str()])
+        ),
     );
     files
 }
@@ -26,7 +37,12 @@ pub fn files(registries: &BTreeMap<String, Registry>, embedded: SocketAddr) -> B
 fn hosts_toml<'a>(mirrors: impl IntoIterator<Item = &'a str>) -> String {
     mirrors
         .into_iter()
-        .map(|url| format!("[host.{}]\n  capabilities = [\"pull\", \"resolve\"]\n", quote(url)))
+        .map(|url| {
+            format!(
+                "[host.{}]\n  capabilities = [\"pull\", \"resolve\"]\n",
+                quote(url)
+            )
+        })
         .collect()
 }
 
@@ -51,7 +67,12 @@ mod tests {
     #[test]
     fn mirrors_and_the_embedded_registry_become_hosts_files() {
         let registries = BTreeMap::from([
-            ("registry.k8s.io".to_owned(), Registry { mirrors: vec!["http://192.0.2.1:5000".into(), "https://m\"x".into()] }),
+            (
+                "registry.k8s.io".to_owned(),
+                Registry {
+                    mirrors: vec!["http://192.0.2.1:5000".into(), "https://m\"x".into()],
+                },
+            ),
             ("quiet.example".to_owned(), Registry::default()),
         ]);
         let files = files(&registries, SocketAddr::from(([127, 0, 0, 1], 4242)));

@@ -19,10 +19,14 @@ const MAX_BYTES: u64 = 1 << 20;
 /// runs with what it has.
 pub fn load() -> Decision {
     let mut decision = decide(&seed(), &file(Path::new(paths::STATE_CONFIG)));
-    if decision.set_aside && let Err(error) = set_aside(Path::new(paths::STATE_CONFIG)) {
+    if decision.set_aside
+        && let Err(error) = set_aside(Path::new(paths::STATE_CONFIG))
+    {
         decision.messages.push(error.to_string());
     }
-    if let Some(text) = &decision.keep && let Err(error) = keep(text) {
+    if let Some(text) = &decision.keep
+        && let Err(error) = keep(text)
+    {
         decision.messages.push(error.to_string());
     }
     decision
@@ -50,12 +54,18 @@ fn read_seed(volume: &Volume) -> Found {
     let fstype = volume.superblock.kind.fstype();
     let mounted = fs::create_dir_all(mount_point)
         .map_err(|e| format!("make {}: {e}", mount_point.display()))
-        .and_then(|()| mount::mount(&volume.device, mount_point, fstype, flags, "").map_err(|e| e.to_string()));
+        .and_then(|()| {
+            mount::mount(&volume.device, mount_point, fstype, flags, "").map_err(|e| e.to_string())
+        });
     if let Err(why) = mounted {
         return Found::Unreadable(why);
     }
     let found = match file(&mount_point.join(paths::SEED_CONFIG)) {
-        Found::Nothing => Found::Unreadable(format!("{} holds no file {}", volume.device.display(), paths::SEED_CONFIG)),
+        Found::Nothing => Found::Unreadable(format!(
+            "{} holds no file {}",
+            volume.device.display(),
+            paths::SEED_CONFIG
+        )),
         other => other,
     };
     // A lazy unmount cannot fail on a busy mount; the page cache of the device goes with its last opener.
@@ -72,9 +82,10 @@ fn file(path: &Path) -> Found {
         Ok(bytes)
     });
     match read {
-        Ok(bytes) if bytes.len() as u64 > MAX_BYTES => {
-            Found::Unreadable(format!("{} is larger than {MAX_BYTES} bytes", path.display()))
-        }
+        Ok(bytes) if bytes.len() as u64 > MAX_BYTES => Found::Unreadable(format!(
+            "{} is larger than {MAX_BYTES} bytes",
+            path.display()
+        )),
         // Bytes that are no UTF-8 reach the parser as replacement characters and are refused there with their place.
         Ok(bytes) => Found::Text(String::from_utf8_lossy(&bytes).into_owned()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Found::Nothing,
@@ -90,5 +101,6 @@ fn keep(text: &str) -> kedge_sys::Result<()> {
 fn set_aside(path: &Path) -> kedge_sys::Result<()> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".corrupt");
-    fs::rename(path, &aside).map_err(|e| kedge_sys::Error::new("set aside", path.display().to_string(), e))
+    fs::rename(path, &aside)
+        .map_err(|e| kedge_sys::Error::new("set aside", path.display().to_string(), e))
 }

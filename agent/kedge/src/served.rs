@@ -6,7 +6,9 @@ use k8s_openapi::api::core::v1::Pod;
 use kedge_api::ApiHandle;
 use kedge_kubelet::{KubeletHandle, LookupError};
 use kedge_server::auth::{AccessRequest, User};
-use kedge_server::node::{Answer, ContainerRef, HealthCheck, LogSource, Node, NodeError, PodRef, Streams};
+use kedge_server::node::{
+    Answer, ContainerRef, HealthCheck, LogSource, Node, NodeError, PodRef, Streams,
+};
 use tokio::sync::watch;
 
 /// See the module.
@@ -30,56 +32,103 @@ impl Node for Served {
     }
 
     fn running_pods(&self) -> Answer<'_, Vec<Pod>> {
-        let running = |pod: &Pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
-        let pods = self.kubelet.pod_objects().into_iter().filter(running).collect();
+        let running =
+            |pod: &Pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
+        let pods = self
+            .kubelet
+            .pod_objects()
+            .into_iter()
+            .filter(running)
+            .collect();
         Box::pin(async move { Ok(pods) })
     }
 
-    fn exec_url(&self, target: ContainerRef, command: Vec<String>, streams: Streams) -> Answer<'_, String> {
+    fn exec_url(
+        &self,
+        target: ContainerRef,
+        command: Vec<String>,
+        streams: Streams,
+    ) -> Answer<'_, String> {
         Box::pin(async move {
-            self.kubelet.exec(&wanted(target, false), command, of(streams)).await.map_err(told)
+            self.kubelet
+                .exec(&wanted(target, false), command, of(streams))
+                .await
+                .map_err(told)
         })
     }
 
     fn attach_url(&self, target: ContainerRef, streams: Streams) -> Answer<'_, String> {
-        Box::pin(async move { self.kubelet.attach(&wanted(target, false), of(streams)).await.map_err(told) })
+        Box::pin(async move {
+            self.kubelet
+                .attach(&wanted(target, false), of(streams))
+                .await
+                .map_err(told)
+        })
     }
 
     fn port_forward_url(&self, target: PodRef, ports: Vec<u16>) -> Answer<'_, String> {
         Box::pin(async move {
             let ports = ports.into_iter().map(i32::from).collect();
-            let PodRef { namespace, pod, uid } = target;
-            self.kubelet.port_forward(&namespace, &pod, uid.as_deref(), ports).await.map_err(told)
+            let PodRef {
+                namespace,
+                pod,
+                uid,
+            } = target;
+            self.kubelet
+                .port_forward(&namespace, &pod, uid.as_deref(), ports)
+                .await
+                .map_err(told)
         })
     }
 
     fn run(&self, target: ContainerRef, command: Vec<String>) -> Answer<'_, Vec<u8>> {
         Box::pin(async move {
-            let answer = self.kubelet.exec_sync(&wanted(target, false), command, None).await.map_err(told)?;
+            let answer = self
+                .kubelet
+                .exec_sync(&wanted(target, false), command, None)
+                .await
+                .map_err(told)?;
             let mut output = answer.stdout.to_vec();
             output.extend_from_slice(&answer.stderr);
             if answer.exit_code == 0 {
                 return Ok(output);
             }
             let said = String::from_utf8_lossy(&output);
-            Err(NodeError::Failed(format!("command exited with code {}: {said}", answer.exit_code)))
+            Err(NodeError::Failed(format!(
+                "command exited with code {}: {said}",
+                answer.exit_code
+            )))
         })
     }
 
     fn log_source(&self, target: ContainerRef, previous: bool) -> Answer<'_, LogSource> {
         let found = self.kubelet.locate(&wanted(target, previous));
-        let source = found.map(|l| LogSource { path: l.log_path, container_id: l.id }).map_err(told);
+        let source = found
+            .map(|l| LogSource {
+                path: l.log_path,
+                container_id: l.id,
+            })
+            .map_err(told);
         Box::pin(async move { source })
     }
 
     fn is_running(&self, container_id: &str) -> bool {
         let views = self.kubelet.pods();
-        views.iter().any(|v| v.observed.containers.iter().any(|c| c.id == container_id && c.running()))
+        views.iter().any(|v| {
+            v.observed
+                .containers
+                .iter()
+                .any(|c| c.id == container_id && c.running())
+        })
     }
 
     fn review_token(&self, token: String) -> Answer<'_, Option<User>> {
         Box::pin(async move {
-            let status = self.api.review_token(&token).await.map_err(|e| NodeError::Failed(e.report()))?;
+            let status = self
+                .api
+                .review_token(&token)
+                .await
+                .map_err(|e| NodeError::Failed(e.report()))?;
             let user = status.user.filter(|_| status.authenticated == Some(true));
             Ok(user.map(|u| User {
                 name: u.username.unwrap_or_default(),
@@ -92,7 +141,11 @@ impl Node for Served {
 
     fn review_access(&self, request: AccessRequest) -> Answer<'_, bool> {
         Box::pin(async move {
-            let status = self.api.review_access(review(request)).await.map_err(|e| NodeError::Failed(e.report()))?;
+            let status = self
+                .api
+                .review_access(review(request))
+                .await
+                .map_err(|e| NodeError::Failed(e.report()))?;
             Ok(status.allowed)
         })
     }
@@ -100,7 +153,10 @@ impl Node for Served {
     fn health(&self) -> Vec<HealthCheck> {
         let problems = self.problems.borrow();
         let problem = (!problems.is_empty()).then(|| problems.join("; "));
-        vec![HealthCheck { name: "syncloop", problem }]
+        vec![HealthCheck {
+            name: "syncloop",
+            problem,
+        }]
     }
 
     fn configuration(&self) -> serde_json::Value {
@@ -109,28 +165,55 @@ impl Node for Served {
 }
 
 fn wanted(target: ContainerRef, previous: bool) -> kedge_kubelet::ContainerRef {
-    let ContainerRef { namespace, pod, uid, container } = target;
-    kedge_kubelet::ContainerRef { namespace, pod, uid, container, previous }
+    let ContainerRef {
+        namespace,
+        pod,
+        uid,
+        container,
+    } = target;
+    kedge_kubelet::ContainerRef {
+        namespace,
+        pod,
+        uid,
+        container,
+        previous,
+    }
 }
 
 fn of(streams: Streams) -> kedge_kubelet::Streams {
-    let Streams { stdin, stdout, stderr, tty } = streams;
-    kedge_kubelet::Streams { stdin, stdout, stderr, tty }
+    let Streams {
+        stdin,
+        stdout,
+        stderr,
+        tty,
+    } = streams;
+    kedge_kubelet::Streams {
+        stdin,
+        stdout,
+        stderr,
+        tty,
+    }
 }
 
 fn told(error: LookupError) -> NodeError {
     let text = error.to_string();
     match error {
         LookupError::NoPod(..) | LookupError::NoContainer(..) => NodeError::NotFound(text),
-        LookupError::Waiting(..) | LookupError::NoPrevious(..) | LookupError::NotRunning(..) | LookupError::NoSandbox(..) => {
-            NodeError::NotNow(text)
-        }
+        LookupError::Waiting(..)
+        | LookupError::NoPrevious(..)
+        | LookupError::NotRunning(..)
+        | LookupError::NoSandbox(..) => NodeError::NotNow(text),
         LookupError::Runtime(_) => NodeError::Failed(text),
     }
 }
 
 fn review(request: AccessRequest) -> SubjectAccessReviewSpec {
-    let AccessRequest { user, verb, node, subresource } = request;
+    let AccessRequest {
+        user,
+        verb,
+        node,
+        subresource,
+    } = request;
     SubjectAccessReviewSpec {
         user: Some(user.name),
         uid: (!user.uid.is_empty()).then_some(user.uid),
@@ -154,11 +237,23 @@ mod tests {
 
     #[test]
     fn access_is_reviewed_for_this_node_alone() {
-        let user = User { name: "alice".into(), ..User::default() };
-        let request = AccessRequest { user, verb: "create", node: "edge-7".into(), subresource: "proxy" };
+        let user = User {
+            name: "alice".into(),
+            ..User::default()
+        };
+        let request = AccessRequest {
+            user,
+            verb: "create",
+            node: "edge-7".into(),
+            subresource: "proxy",
+        };
         let attributes = review(request).resource_attributes.unwrap();
         assert_eq!(
-            (attributes.resource.as_deref(), attributes.name.as_deref(), attributes.subresource.as_deref()),
+            (
+                attributes.resource.as_deref(),
+                attributes.name.as_deref(),
+                attributes.subresource.as_deref()
+            ),
             (Some("nodes"), Some("edge-7"), Some("proxy"))
         );
     }
@@ -169,7 +264,13 @@ mod tests {
             let text = error.to_string();
             assert_eq!(told(error), expected(text));
         };
-        check(LookupError::NoPod("a".into(), "b".into()), NodeError::NotFound);
-        check(LookupError::NotRunning("a".into(), "b".into()), NodeError::NotNow);
+        check(
+            LookupError::NoPod("a".into(), "b".into()),
+            NodeError::NotFound,
+        );
+        check(
+            LookupError::NotRunning("a".into(), "b".into()),
+            NodeError::NotNow,
+        );
     }
 }

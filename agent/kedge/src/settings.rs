@@ -40,7 +40,9 @@ pub fn decide(seed: &Found, state: &Found) -> Decision {
                 decision.config = Some(config);
                 decision.keep = (*state != *seed).then(|| text.clone());
             }
-            Err(error) => decision.messages.push(format!("seed volume, {}:{error}", paths::SEED_CONFIG)),
+            Err(error) => decision
+                .messages
+                .push(format!("seed volume, {}:{error}", paths::SEED_CONFIG)),
         },
         Found::Unreadable(why) => decision.messages.push(format!("seed volume: {why}")),
         Found::Nothing => {}
@@ -50,7 +52,9 @@ pub fn decide(seed: &Found, state: &Found) -> Decision {
             Ok(config) => Some(config),
             Err(error) => {
                 decision.set_aside = true;
-                decision.messages.push(format!("{}:{error}: kept aside", paths::STATE_CONFIG));
+                decision
+                    .messages
+                    .push(format!("{}:{error}: kept aside", paths::STATE_CONFIG));
                 None
             }
         },
@@ -122,7 +126,11 @@ mod tests {
         let decision = decide(&Found::Nothing, &Found::Text("\0\0\0".to_owned()));
         assert!(decision.set_aside);
         assert_eq!(decision.config, None);
-        assert!(decision.messages[0].starts_with("/state/config/kedge.yaml:"), "{:?}", decision.messages);
+        assert!(
+            decision.messages[0].starts_with("/state/config/kedge.yaml:"),
+            "{:?}",
+            decision.messages
+        );
         assert!(decision.messages[1].contains("KEDGE-SEED"));
     }
 

@@ -32,7 +32,11 @@ impl Console {
 }
 
 /// Follows a state and says its words whenever they change.
-async fn follow<T>(mut state: watch::Receiver<T>, console: Console, words: impl Fn(&T) -> Option<String>) {
+async fn follow<T>(
+    mut state: watch::Receiver<T>,
+    console: Console,
+    words: impl Fn(&T) -> Option<String>,
+) {
     let mut said = None;
     loop {
         let now = words(&state.borrow_and_update());
@@ -65,14 +69,21 @@ pub async fn registration(state: watch::Receiver<Registration>, console: Console
 pub async fn clock(state: watch::Receiver<ClockState>, console: Console) {
     follow(state, console, |s| match (&s.fault, s.synchronised) {
         (Some(fault), _) => Some(format!("clock: {fault}")),
-        (None, true) => Some(format!("clock: set by {}", s.source.as_deref().unwrap_or("a time server"))),
+        (None, true) => Some(format!(
+            "clock: set by {}",
+            s.source.as_deref().unwrap_or("a time server")
+        )),
         (None, false) => None,
     })
     .await;
 }
 
 /// Faults of links, addresses and routes.
-pub async fn faults<T>(state: watch::Receiver<T>, console: Console, faults: impl Fn(&T) -> Vec<String>) {
+pub async fn faults<T>(
+    state: watch::Receiver<T>,
+    console: Console,
+    faults: impl Fn(&T) -> Vec<String>,
+) {
     follow(state, console, |s| {
         let faults = faults(s);
         (!faults.is_empty()).then(|| faults.join("; "))
@@ -99,21 +110,41 @@ pub async fn kubelet(state: watch::Receiver<KubeletState>, console: Console) {
 pub async fn feeds(feeds: Feeds, console: Console) {
     tokio::join!(
         feed("Services", feeds.services, |s| s.status.clone(), &console),
-        feed("EndpointSlices", feeds.slices, |s| s.status.clone(), &console),
+        feed(
+            "EndpointSlices",
+            feeds.slices,
+            |s| s.status.clone(),
+            &console
+        ),
         feed("Nodes", feeds.peers, |s| s.status.clone(), &console),
         feed("Pods", feeds.pods, |s| s.status.clone(), &console),
-        feed("RuntimeClasses", feeds.runtime_classes, |s| s.status.clone(), &console),
+        feed(
+            "RuntimeClasses",
+            feeds.runtime_classes,
+            |s| s.status.clone(),
+            &console
+        ),
     );
 }
 
-async fn feed<T>(what: &str, state: watch::Receiver<T>, status: impl Fn(&T) -> FeedStatus, console: &Console) {
-    follow(state, console.clone(), |s| trouble(&status(s)).map(|why| format!("watching {what}: {why}"))).await;
+async fn feed<T>(
+    what: &str,
+    state: watch::Receiver<T>,
+    status: impl Fn(&T) -> FeedStatus,
+    console: &Console,
+) {
+    follow(state, console.clone(), |s| {
+        trouble(&status(s)).map(|why| format!("watching {what}: {why}"))
+    })
+    .await;
 }
 
 fn trouble(status: &FeedStatus) -> Option<String> {
     match status {
         FeedStatus::Refused(why) => Some(why.clone()),
-        FeedStatus::Absent => Some("the API server does not know this kind; treated as if there were none".to_owned()),
+        FeedStatus::Absent => {
+            Some("the API server does not know this kind; treated as if there were none".to_owned())
+        }
         _ => None,
     }
 }

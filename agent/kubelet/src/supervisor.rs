@@ -139,8 +139,7 @@ impl Supervisor {
                 },
                 Some(ended) = self.running.join_next() => {
                     if let Ok(uid) = ended {
-                        self.workers.remove(&uid);
-                        self.leftovers.retain(|left| *left != uid);
+                        self.on_end(&uid);
                     }
                 }
                 Some(done) = self.jobs.join_next() => {
@@ -150,6 +149,16 @@ impl Supervisor {
                 }
                 () = tokio::time::sleep_until(wake) => {}
             }
+        }
+    }
+
+    /// A worker that ends has left nothing of its pod: what was seen before is out of date, and taken for current it would
+    /// make an orphan of the pod again and again until the next census.
+    fn on_end(&mut self, uid: &str) {
+        self.workers.remove(uid);
+        self.leftovers.retain(|left| left != uid);
+        if let Some(census) = &mut self.census {
+            census.remove(uid);
         }
     }
 

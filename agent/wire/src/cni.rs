@@ -72,19 +72,27 @@ pub struct RuntimeConfig {
     pub port_mappings: Vec<PortMapping>,
 }
 
-/// One host port.
+/// One host port. Containerd's library marshals its structure without tags, so the keys arrive capitalised; plugins in Go
+/// never notice, because their decoder ignores case.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortMapping {
     /// On the node.
+    #[serde(alias = "HostPort")]
     pub host_port: u16,
     /// In the pod.
+    #[serde(alias = "ContainerPort")]
     pub container_port: u16,
     /// Transport.
-    #[serde(default)]
+    #[serde(default, alias = "Protocol")]
     pub protocol: Protocol,
     /// Only on this address of the node; unspecified or empty: on all. Text because a runtime passes on what the user wrote.
-    #[serde(default, rename = "hostIP", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        rename = "hostIP",
+        alias = "HostIP",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub host_ip: String,
 }
 

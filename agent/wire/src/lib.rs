@@ -3,8 +3,8 @@
 //! In: bytes, values, the time. Out: bytes and values. Absent: sockets, clocks, files, randomness that is not given as a seed.
 
 pub mod arp;
-pub mod conntrack;
 pub mod cni;
+pub mod conntrack;
 pub mod dhcp;
 pub mod ipv4;
 pub mod net;

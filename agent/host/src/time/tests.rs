@@ -86,13 +86,20 @@ async fn without_servers_it_is_said_and_those_of_dhcp_are_used_when_they_come() 
     let mut tasks = Tasks::new("test");
     let (network, seen) = watch::channel(NodeNetwork::default());
     let mut state = spawn(&mut tasks, options(dir.path(), vec![], |_| Ok(())), seen);
+    tokio::task::yield_now().await;
+    assert_eq!(
+        state.borrow().fault,
+        None,
+        "before the first lease nobody knows"
+    );
+    network.send(with_address()).unwrap();
     let found = until(&mut state, |s| s.fault.is_some()).await;
     assert_eq!(
         found.fault.unwrap(),
-        "no time server: the config names none (timeServers) and DHCP gave none"
+        "no time server: the config names none (time.servers) and DHCP gave none"
     );
     // Nobody listens on port 123 of this address; what matters is that it is asked.
-    let mut with_server = NodeNetwork::default();
+    let mut with_server = with_address();
     with_server.ntp_servers.push(Ipv4Addr::new(127, 9, 9, 9));
     network.send(with_server).unwrap();
     let found = until(&mut state, |s| {
@@ -124,4 +131,19 @@ async fn a_server_that_does_not_know_the_time_is_not_followed() {
         until(&mut state, |s| s.synchronised).await.source,
         Some(good)
     );
+}
+
+fn with_address() -> NodeNetwork {
+    let primary = crate::network::Primary {
+        address: Ipv4Addr::new(192, 0, 2, 7),
+        interface: "eth0".into(),
+        index: 2,
+        mac: kedge_wire::net::Mac([0x52, 0x54, 0, 0, 0, 1]),
+        mtu: 1500,
+        gateway: None,
+    };
+    NodeNetwork {
+        primary: Some(primary),
+        ..NodeNetwork::default()
+    }
 }

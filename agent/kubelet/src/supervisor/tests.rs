@@ -356,3 +356,16 @@ async fn a_pod_that_takes_too_much_fails_and_says_why() {
     assert_eq!(status.message, Some(message));
     assert!(whole.rig.fake.running("app").is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_has_ended_is_no_orphan_of_an_old_census() {
+    let rig = Rig::new("sup-old-census");
+    let mut supervisor = Supervisor::new(rig.node.clone());
+    supervisor.census = Some(BTreeMap::from([(
+        "u1".to_owned(),
+        crate::observe::Seen::default(),
+    )]));
+    supervisor.on_end("u1");
+    supervisor.end_orphans(&BTreeMap::new(), true);
+    assert!(supervisor.orphans.is_empty(), "{:?}", supervisor.orphans);
+}

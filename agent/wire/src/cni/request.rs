@@ -164,7 +164,7 @@ mod tests {
     /// As containerd 2 sends it for a pod with two host ports.
     const STDIN: &str = r#"{"cniVersion":"1.1.0","name":"kedge","type":"kedge","capabilities":{"portMappings":true},
         "runtimeConfig":{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp","hostIP":""},
-        {"hostPort":53,"containerPort":5353,"protocol":"UDP","hostIP":"127.0.0.1"}]},"future":1}"#;
+        {"HostPort":53,"ContainerPort":5353,"Protocol":"UDP","HostIP":"127.0.0.1"}]},"future":1}"#;
 
     #[test]
     fn containerds_call_is_understood() {
