@@ -93,10 +93,13 @@ fn send(socket: &AsyncFd<OwnedFd>, message: &Message<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::IntoRawFd;
 
     #[tokio::test]
     async fn init_hears_heartbeats_and_lines_and_can_begin_a_shutdown() {
         let (init, agent) = poll::message_pair().unwrap();
+        // As the agent takes it over: the pair's second end blocks.
+        let agent = poll::adopt(agent.into_raw_fd()).unwrap();
         let (lines, outgoing) = mpsc::channel(4);
         let (shutdown, mut asked) = watch::channel(Wish::Run);
         let link = tokio::spawn(run(agent, outgoing, shutdown));

@@ -107,14 +107,17 @@ pub fn message_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
 }
 
 /// Takes over a descriptor inherited by number (the agent's end of the control socket), so that it closes with its owner
-/// and is not inherited further. `EBADF` when nothing is open there.
+/// and is not inherited further. It no longer blocks: a reader that trusts readiness must never wait in the read itself.
+/// `EBADF` when nothing is open there.
 pub fn adopt(number: RawFd) -> Result<OwnedFd, Errno> {
     // SAFETY: F_GETFD only asks; it fails on a number that is not open.
     Errno::result(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
     // SAFETY: setting close-on-exec on a descriptor that is open has no other effect.
     Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
     // SAFETY: the descriptor is open, and the contract with init (KEDGE_CONTROL_FD) gives it to this caller alone.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    let owned = unsafe { OwnedFd::from_raw_fd(number) };
+    nix::fcntl::fcntl(&owned, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok(owned)
 }
 
 /// Reads what is there. `None`: nothing now; `Some(0)`: the other end is closed.
