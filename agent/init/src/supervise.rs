@@ -26,8 +26,9 @@ use crate::services::{MAX_SERVICES, Name, Service};
 
 /// The first wait after an end; it doubles up to [`BACKOFF_MAX`].
 pub const BACKOFF_MIN: Duration = Duration::from_secs(1);
-/// The longest wait.
-pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// The longest wait: an agent that is killed again and again must renew its Lease (40 s) in between, or its pods lose their
+/// endpoints although they run.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(8);
 /// A program that lived this long starts over with the shortest wait.
 pub const HEALTHY: Duration = Duration::from_secs(60);
 /// How long a service with a control socket may take to its first heartbeat.
