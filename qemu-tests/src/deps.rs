@@ -92,6 +92,12 @@ pub const CI_NEEDS: &[Need] = &[
         "aarch64-linux-gnu-gcc",
         "ring's C parts for aarch64",
     ),
+    // The compiler alone finds the host's headers, which do not fit.
+    file(
+        "libc6-dev-arm64-cross",
+        "/usr/aarch64-linux-gnu/include/stdint.h",
+        "ring's C parts for aarch64",
+    ),
     program(
         "qemu-user",
         "qemu-aarch64",

@@ -79,7 +79,13 @@ fn volume_mount(
         })?;
     let root = volumes::path(pod, volume, node)?;
     let sub_path = sub_path(mount, env)?;
-    let readonly = mount.read_only == Some(true);
+    let declared = mount.read_only == Some(true);
+    // What the kubelet writes is the kubelet's: a container that could write there would see its files vanish at the next update.
+    let payload = volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.downward_api.is_some()
+        || volume.projected.is_some();
+    let readonly = declared || payload;
     let recursive_read_only = recursive(pod, mount, objects, node)?;
     let host_path = match &sub_path {
         Some(sub) => root.join(sub),
@@ -90,7 +96,7 @@ fn volume_mount(
             mount: out.mounts.len(),
             volume_path: root.display().to_string(),
             sub_path: sub,
-            create: !readonly,
+            create: !declared,
         });
     }
     out.mounts.push(Mount {

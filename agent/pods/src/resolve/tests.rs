@@ -330,6 +330,24 @@ fn mounts_follow_the_container() {
 }
 
 #[test]
+fn payload_volumes_are_mounted_read_only() {
+    let check = |source: &str, expected: bool| {
+        let pod = pod(&format!(
+            r#"{{"spec": {{"volumes": [{{"name": "v", {source}}}], "containers": [{{"name": "c", "volumeMounts":
+                [{{"name": "v", "mountPath": "/v"}}]}}]}}}}"#
+        ));
+        let spec = container(&pod, "c", &objects(), &node(), &instance()).unwrap();
+        assert_eq!(spec.mounts[0].readonly, expected, "{source}");
+    };
+    check(r#""configMap": {"name": "m", "optional": true}"#, true);
+    check(r#""secret": {"secretName": "s", "optional": true}"#, true);
+    check(r#""downwardAPI": {"items": []}"#, true);
+    check(r#""projected": {"sources": []}"#, true);
+    check(r#""emptyDir": {}"#, false);
+    check(r#""hostPath": {"path": "/etc"}"#, false);
+}
+
+#[test]
 fn recursive_read_only_needs_the_runtime() {
     let check = |mode: &str, can: bool, expected: Result<bool, &str>| {
         let pod = pod(&format!(
