@@ -86,10 +86,20 @@ pub fn unit() -> Result<Tally> {
     Ok(tally)
 }
 
+/// When stories should no longer begin: `KEDGE_TEST_UNTIL`, seconds since 1970. CI sets it, whose runs are ended from outside.
+fn until() -> Option<Instant> {
+    let deadline: u64 = std::env::var("KEDGE_TEST_UNTIL").ok()?.parse().ok()?;
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .ok()?
+        .as_secs();
+    Some(Instant::now() + std::time::Duration::from_secs(deadline.saturating_sub(now)))
+}
+
 /// The VM stories, in the cluster that runs from `here` or in a fresh one beside it that ends with us.
 pub fn stories(chosen: Vec<Story>, dirs: &Dirs, here: bool) -> Result<Tally> {
     if here {
-        return Ok(stories::run(Cluster::attach(dirs)?, chosen));
+        return Ok(stories::run(Cluster::attach(dirs)?, chosen, None));
     }
     let count = chosen.len();
     let dirs = dirs.for_tests();
@@ -101,7 +111,7 @@ pub fn stories(chosen: Vec<Story>, dirs: &Dirs, here: bool) -> Result<Tally> {
                 "cluster-of-three-nodes-comes-up",
                 start.elapsed().as_secs_f32()
             );
-            let mut tally = stories::run(cluster, chosen);
+            let mut tally = stories::run(cluster, chosen, until());
             tally.passed += 1;
             Client::new(&dirs).stop()?;
             drop(holder);

@@ -122,6 +122,10 @@ impl Stage {
         self.delete(&pod_name)?;
         self.api()
             .create(&format!("/api/v1/namespaces/{namespace}/pods"), pod)?;
+        self.made
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(pod_name.clone());
         Ok(pod_name)
     }
 

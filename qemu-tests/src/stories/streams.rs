@@ -163,7 +163,7 @@ fn exec_tty(stage: &Stage) -> Result<()> {
         "--",
         "sh",
         "-c",
-        "'tty; until stty size 2>/dev/null; do sleep 0.2; done; exit 5'",
+        "'tty; until s=$(stty size 2>/dev/null) && test -n \"$s\"; do sleep 0.2; done; echo $s; exit 5'",
     ]);
     let words: Vec<String> = std::iter::once(kubectl.get_program())
         .chain(kubectl.get_args())
