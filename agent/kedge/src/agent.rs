@@ -33,7 +33,7 @@ use crate::served::Served;
 use crate::tell::{self, Console};
 use crate::{bridge, cluster, facts, follow, name, ports, registries, seed, wall};
 
-/// While there is no config, or only an operator can help, the seed is looked at this often.
+/// While there is no config, or the node has not joined, the seed is looked at this often.
 const SEED_POLL: Duration = Duration::from_secs(5);
 /// Pods get this long to end at a shutdown; init allows 45 s.
 const SHUTDOWN_PODS: Duration = Duration::from_secs(40);
@@ -324,7 +324,7 @@ async fn load_seed() -> crate::settings::Decision {
         .unwrap_or_default()
 }
 
-/// While only an operator can help with joining, looks for a new seed; its cluster section is taken without a restart.
+/// While the node has not joined, whatever the reason, an operator may correct the seed: looks for a new one; its cluster section is taken without a restart.
 async fn watch_seed(
     mut join: watch::Receiver<JoinState>,
     cluster: watch::Sender<Option<Arc<Cluster>>>,
@@ -332,7 +332,7 @@ async fn watch_seed(
 ) {
     let mut said = Vec::new();
     loop {
-        if join.wait_for(|state| state.needs_operator()).await.is_err() {
+        if join.wait_for(|state| !state.is_joined()).await.is_err() {
             return;
         }
         let decision = load_seed().await;
