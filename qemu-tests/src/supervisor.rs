@@ -16,6 +16,7 @@ pub mod protocol;
 mod serve;
 mod services;
 
+pub use serve::default_address;
 pub use services::{DECOY_PORT, REGISTRY_PORT};
 
 use std::fs::{self, File};
