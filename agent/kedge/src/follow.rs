@@ -201,10 +201,12 @@ pub async fn node_facts(mut of: FactsOf) {
         let facts = facts::node(
             &of.name, &of.config, &readings, &addresses, &network, &peers, &runtime,
         );
-        if let Some(node) = &existing {
-            let object = facts::for_admission(node, &facts, apparmor);
-            of.object.send_replace(Arc::new(object));
-        }
+        // Without an API server static pods start on what this node would register: a box that comes back alone must run them.
+        let own = match &existing {
+            Some(node) => facts::for_admission(node, &facts, apparmor),
+            None => facts::for_admission(&kedge_pods::node::register(&facts, None, now()), &facts, apparmor),
+        };
+        of.object.send_replace(Arc::new(own));
         // A node without an address or a runtime version would be registered with holes that others act on.
         if !addresses.is_empty() && runtime.heard {
             let node = kedge_pods::node::register(&facts, existing.as_deref(), now());
