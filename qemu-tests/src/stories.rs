@@ -17,10 +17,9 @@ mod network;
 mod open;
 mod streams;
 
-use std::collections::VecDeque;
 use std::io::Write;
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,39 +33,17 @@ pub struct Story {
     pub name: &'static str,
     /// The whole story's; its waits have their own. Generous: two cores emulate three machines.
     pub deadline: Duration,
-    pub company: Company,
     pub run: fn(&Stage) -> Result<()>,
     /// Left out, for this reason.
     pub skip: Option<&'static str>,
 }
 
-/// May other stories run at the same time?
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Company {
-    /// It changes what all see, or measures what others would disturb.
-    Alone,
-    /// It keeps to pods, a node or a machine of its own, and mostly waits.
-    Shared,
-}
-
-/// Stories at a time. More would only lengthen each other's waits: the machines share two cores.
-const WIDTH: usize = 3;
-
 const fn story(name: &'static str, seconds: u64, run: fn(&Stage) -> Result<()>) -> Story {
     Story {
         name,
         deadline: Duration::from_secs(seconds),
-        company: Company::Alone,
         run,
         skip: None,
-    }
-}
-
-/// A story that runs beside others.
-const fn shared(name: &'static str, seconds: u64, run: fn(&Stage) -> Result<()>) -> Story {
-    Story {
-        company: Company::Shared,
-        ..story(name, seconds, run)
     }
 }
 
@@ -104,11 +81,6 @@ pub fn all() -> Vec<Story> {
     stories.extend(streams::STORIES);
     stories.extend(faults::STORIES);
     stories.extend(bad_input::STORIES);
-    stories.push(faults::NODE_DELETED);
-    stories.push(faults::CABLE_OUT);
-    stories.extend(bad_input::LONG);
-    stories.extend(bad_input::GLOBAL);
-    stories.push(faults::API_STOPPED);
     stories.extend(end::STORIES);
     stories
 }
@@ -137,97 +109,39 @@ pub fn select(filter: Option<&str>) -> Result<Vec<Story>> {
     Ok(chosen)
 }
 
-/// Runs the stories in order, neighbours that allow company together, and prints a line for each. Those that would begin
-/// after `until` are skipped and counted so: a run that is cut off from outside would say nothing at all.
+/// Runs the stories one after the other and prints a line for each. Those that would begin after `until` are skipped and counted so:
+/// a run that is cut off from outside would say nothing at all.
 pub fn run(cluster: Cluster, stories: Vec<Story>, until: Option<Instant>) -> Tally {
     let stage = Arc::new(Stage::new(cluster));
-    let tally = Mutex::new(Tally::default());
-    for group in groups(stories) {
-        let queue = Mutex::new(VecDeque::from(group));
-        thread::scope(|scope| {
-            for _ in 0..WIDTH {
-                scope.spawn(|| {
-                    while let Some(story) = next(&queue) {
-                        let one = run_and_tell(&stage, &story, until);
-                        tally
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .add(one);
-                    }
-                });
-            }
-        });
-    }
-    tally.into_inner().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn next(queue: &Mutex<VecDeque<Story>>) -> Option<Story> {
-    queue
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .pop_front()
-}
-
-/// Runs of neighbours that may share; every other story is a group of its own.
-fn groups(stories: Vec<Story>) -> Vec<Vec<Story>> {
-    let mut groups: Vec<Vec<Story>> = Vec::new();
+    let mut tally = Tally::default();
     for story in stories {
-        match groups.last_mut() {
-            Some(group)
-                if story.company == Company::Shared
-                    && group.iter().all(|other| other.company == Company::Shared) =>
-            {
-                group.push(story)
+        let start = Instant::now();
+        let late = until
+            .is_some_and(|until| start >= until)
+            .then_some("no time left in this run");
+        if let Some(reason) = story.skip.or(late) {
+            tally.skipped += 1;
+            println!("skip  {:<44} {reason}", story.name);
+            continue;
+        }
+        let consoles = stage.console_marks();
+        let result = run_one(&stage, &story);
+        let seconds = start.elapsed().as_secs_f32();
+        stage.end_story(result.is_err());
+        match result {
+            Ok(()) => {
+                tally.passed += 1;
+                println!("ok    {:<44} {seconds:>6.1}s", story.name);
             }
-            _ => groups.push(vec![story]),
+            Err(error) => {
+                tally.failed += 1;
+                println!("FAIL  {:<44} {seconds:>6.1}s: {error:#}", story.name);
+                println!("{}", stage.consoles_since(&consoles, 15));
+            }
         }
+        // A file as output is read while the tests run.
+        let _ = std::io::stdout().flush();
     }
-    groups
-}
-
-fn run_and_tell(stage: &Arc<Stage>, story: &Story, until: Option<Instant>) -> Tally {
-    let start = Instant::now();
-    let late = until
-        .is_some_and(|until| start >= until)
-        .then_some("no time left in this run");
-    if let Some(reason) = story.skip.or(late) {
-        println!("skip  {:<48} {reason}", story.name);
-        return Tally {
-            skipped: 1,
-            ..Tally::default()
-        };
-    }
-    let consoles = stage.console_marks();
-    let result = run_one(stage, story);
-    let seconds = start.elapsed().as_secs_f32();
-    stage.end_story(story.name, result.is_err());
-    // One write, so that stories that end together do not mix their lines.
-    let (text, tally) = match result {
-        Ok(()) => (
-            format!("ok    {:<48} {seconds:>6.1}s\n", story.name),
-            Tally {
-                passed: 1,
-                ..Tally::default()
-            },
-        ),
-        Err(error) => {
-            let words = stage.consoles_since(&consoles, 15);
-            let text = format!(
-                "FAIL  {:<48} {seconds:>6.1}s: {error:#}\n{words}\n",
-                story.name
-            );
-            (
-                text,
-                Tally {
-                    failed: 1,
-                    ..Tally::default()
-                },
-            )
-        }
-    };
-    let mut out = std::io::stdout().lock();
-    // A closed pipe has nobody to tell.
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     tally
 }
 
@@ -279,23 +193,6 @@ mod tests {
             assert!(named.iter().all(|story| story.skip.is_none()));
             assert!(!reason.is_empty());
         }
-    }
-
-    #[test]
-    fn neighbours_that_share_form_a_group_and_others_stand_alone() {
-        let nothing: fn(&Stage) -> Result<()> = |_| Ok(());
-        let stories = vec![
-            story("a", 1, nothing),
-            shared("b", 1, nothing),
-            shared("c", 1, nothing),
-            story("d", 1, nothing),
-            story("e", 1, nothing),
-        ];
-        let names: Vec<Vec<&str>> = groups(stories)
-            .iter()
-            .map(|group| group.iter().map(|story| story.name).collect())
-            .collect();
-        assert_eq!(names, [vec!["a"], vec!["b", "c"], vec!["d"], vec!["e"]]);
     }
 
     #[test]

@@ -16,7 +16,6 @@ pub mod protocol;
 mod serve;
 mod services;
 
-pub use serve::default_address;
 pub use services::{DECOY_PORT, REGISTRY_PORT};
 
 use std::fs::{self, File};

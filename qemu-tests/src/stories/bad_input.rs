@@ -2,20 +2,15 @@
 //!
 //! Each story boots a machine of its own, reads its console as an operator would, and where there is a cure applies it without a reboot.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, anyhow, bail};
-use kedge_machine::paths;
+use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::fixtures::{self, NAMESPACE};
 use super::kit::{MINUTE, POD_START, Stage};
 use super::machines::{BOOT, Guest};
-use super::{Story, shared, story};
+use super::{Story, story};
 use crate::api::{self, text_at};
 use crate::controlplane::bootstrap::{NODE_PROXIER, Token, token_secret};
 use crate::controlplane::plan::SERVER;
@@ -24,29 +19,21 @@ use crate::supervisor::protocol::{Action, Request};
 use crate::up::stamp;
 use crate::wait::{self, check, seen};
 
-/// Each on a machine of its own, beside others.
-pub const STORIES: [Story; 8] = [
-    shared("wrong-token-then-the-right-one", 420, wrong_token),
-    shared("expired-token", 300, expired_token),
-    shared("wrong-ca-hash", 300, wrong_ca_hash),
-    shared("unreachable-api-server", 300, unreachable),
-    shared("not-a-kubernetes-api-server", 300, not_kubernetes),
-    shared("clock-at-1970", 420, old_clock),
-    shared("unknown-config-key", 300, unknown_key),
-    shared("duplicate-address", 300, duplicate_address),
-];
-
-/// The longer ones of that kind.
-pub const LONG: [Story; 3] = [
-    shared("disk-too-small", 300, small_disk),
-    shared("corrupt-state-file-is-kept-aside", 480, corrupt_state),
-    shared("expired-client-certificate", 600, expired_certificate),
-];
-
-/// These change the cluster for everybody.
-pub const GLOBAL: [Story; 2] = [
+pub const STORIES: [Story; 14] = [
+    story("wrong-token-then-the-right-one", 420, wrong_token),
+    story("expired-token", 300, expired_token),
+    story("wrong-ca-hash", 300, wrong_ca_hash),
+    story("unreachable-api-server", 300, unreachable),
+    story("not-a-kubernetes-api-server", 300, not_kubernetes),
     story("missing-node-proxier-binding", 300, missing_binding),
+    story("clock-at-1970", 420, old_clock),
+    story("unknown-config-key", 300, unknown_key),
+    story("duplicate-address", 300, duplicate_address),
+    story("disk-too-small", 300, small_disk),
+    story("corrupt-state-file-is-kept-aside", 480, corrupt_state),
+    story("expired-client-certificate", 600, expired_certificate),
     story("api-server-without-a-kind-we-watch", 480, missing_kind),
+    story("power-back-without-api-server", 600, power_back_alone),
 ];
 
 fn wrong_token(stage: &Stage) -> Result<()> {
@@ -194,63 +181,40 @@ fn duplicate_address(stage: &Stage) -> Result<()> {
     stage.all_nodes_ready(MINUTE).map(drop)
 }
 
-/// Root, STATE and DATA on drives of their own, as small boards have them, and the one for DATA too small.
+/// The disk ends inside DATA.
 fn small_disk(stage: &Stage) -> Result<()> {
-    let config = stage.cluster.node_config("bad-disk");
-    let mut guest = Guest::prepare(stage, "bad-disk", 29, &config)?;
-    let directory = guest.vm.directory().to_owned();
-    let [disk, seed] =
-        <[_; 2]>::try_from(guest.vm.disks.clone()).map_err(|disks| anyhow!("disks {disks:?}"))?;
-    let mut drives = Vec::new();
-    for label in [paths::LABEL_ROOT_A, paths::LABEL_STATE] {
-        let drive = directory.join(format!("{label}.img"));
-        extract(stage, &disk, label, &drive)?;
-        drives.push(drive);
-    }
-    let data = directory.join("data.img");
-    // Left over from an earlier run.
-    let _ = std::fs::remove_file(&data);
-    let mut mke2fs = Command::new("mke2fs");
-    mke2fs
-        .args(["-q", "-t", "ext4", "-L", paths::LABEL_DATA])
-        .arg(&data)
-        .arg("100M");
-    crate::cluster::run(&mut mke2fs, "", MINUTE)?.success("mke2fs")?;
-    drives.extend([data, seed]);
-    guest.vm.disks = drives;
-    let guest = guest.boot()?;
-    guest.says(&["disk too small", paths::LABEL_DATA, "larger"], BOOT)?;
-    Ok(())
-}
-
-/// Copies one volume out of the node image.
-fn extract(stage: &Stage, disk: &Path, label: &str, to: &Path) -> Result<()> {
-    let path = stage
-        .cluster
-        .description
-        .artefacts
-        .image
-        .join(kedge_image::MANIFEST);
-    let manifest = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    let guest = Guest::prepare(
+        stage,
+        "bad-disk",
+        29,
+        &stage.cluster.node_config("bad-disk"),
+    )?;
+    let disk = guest.vm.disks.first().context("no disk")?;
+    let manifest = std::fs::read(
+        stage
+            .cluster
+            .description
+            .artefacts
+            .image
+            .join(kedge_image::MANIFEST),
+    )
+    .context("read the image's manifest")?;
     let manifest: serde_json::Value =
-        serde_json::from_slice(&manifest).with_context(|| format!("parse {}", path.display()))?;
+        serde_json::from_slice(&manifest).context("parse the image's manifest")?;
     let slots = manifest["disk"].as_array().cloned().unwrap_or_default();
-    let slot = slots
+    let data = slots
         .iter()
-        .find(|slot| slot["name"] == label)
-        .with_context(|| format!("the image has no {label}"))?;
-    let number = |key: &str| {
-        slot[key]
-            .as_u64()
-            .with_context(|| format!("{label} has no {key}"))
-    };
-    let mut from = File::open(disk).with_context(|| format!("open {}", disk.display()))?;
-    from.seek(SeekFrom::Start(number("offset")?))
-        .with_context(|| format!("seek in {}", disk.display()))?;
-    let mut out = File::create(to).with_context(|| format!("create {}", to.display()))?;
-    std::io::copy(&mut from.take(number("size")?), &mut out)
-        .with_context(|| format!("write {}", to.display()))
-        .map(drop)
+        .find(|slot| slot["name"] == kedge_machine::paths::LABEL_DATA)
+        .context("the manifest lists no DATA")?;
+    let length = data["offset"].as_u64().context("DATA has no offset")? + (100 << 20);
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(disk)
+        .and_then(|file| file.set_len(length))
+        .context("cut the disk")?;
+    let guest = guest.boot()?;
+    guest.says(&["disk", "small"], BOOT)?;
+    Ok(())
 }
 
 fn corrupt_state(stage: &Stage) -> Result<()> {
@@ -275,7 +239,7 @@ fn corrupt_state(stage: &Stage) -> Result<()> {
         })
     })?;
     let tool = fixtures::tool(stage, "bad-state")?;
-    let kept = stage.sh_when_back(&tool, "grep -l garbage /host/state/node.json.*")?;
+    let kept = stage.sh(&tool, "grep -l garbage /host/state/node.json.*")?;
     if kept.trim().is_empty() {
         bail!("the corrupt file is gone");
     }
@@ -333,8 +297,7 @@ fn expired_certificate(stage: &Stage) -> Result<()> {
     guest.ready().map(drop)
 }
 
-/// The API server runs without node.k8s.io: no RuntimeClasses to watch. Said once, and nothing else stops. (Kinds that the API server
-/// watches itself, such as EndpointSlices, cannot be switched off: it would not get ready.)
+/// The API server runs without discovery.k8s.io: no EndpointSlices to watch. Said once, and nothing else stops.
 fn missing_kind(stage: &Stage) -> Result<()> {
     let restart = |extra: &[&str]| -> Result<()> {
         let extra = extra.iter().map(|&flag| flag.to_owned()).collect();
@@ -349,10 +312,7 @@ fn missing_kind(stage: &Stage) -> Result<()> {
             seen(stage.api().text("/readyz")).map(drop)
         })
     };
-    restart(&[
-        "--runtime-config=node.k8s.io/v1=false",
-        "--disable-admission-plugins=RuntimeClass",
-    ])?;
+    restart(&["--runtime-config=discovery.k8s.io/v1=false"])?;
     let result = Guest::prepare(
         stage,
         "bad-kind",
@@ -362,13 +322,13 @@ fn missing_kind(stage: &Stage) -> Result<()> {
     .and_then(Guest::boot)
     .and_then(|guest| {
         guest.ready()?;
-        guest.says(&["runtimeclasses"], MINUTE)?;
+        guest.says(&["endpointslices"], MINUTE)?;
         wait::throughout("it is said once", Duration::from_secs(20), || {
             let said = stage
                 .cluster
                 .console("bad-kind")
                 .to_lowercase()
-                .matches("runtimeclasses")
+                .matches("endpointslices")
                 .count();
             check(said <= 2, || format!("said {said} times"))
         })
@@ -378,44 +338,44 @@ fn missing_kind(stage: &Stage) -> Result<()> {
     stage.all_nodes_ready(Duration::from_secs(120)).map(drop)
 }
 
-const LONELY_PORT: u16 = 18082;
-
-/// A Ready machine with a static pod that answers on the node's own address.
-pub fn lonely_machine(stage: &Stage) -> Result<Guest<'_>> {
+/// Static pods start, others wait, and the console says so.
+fn power_back_alone(stage: &Stage) -> Result<()> {
     let name = "bad-alone";
     let guest = Guest::prepare(stage, name, 33, &stage.cluster.node_config(name))?.boot()?;
     guest.ready()?;
     let tool = fixtures::tool(stage, name)?;
-    let script =
-        format!("mkdir /www; echo lonely > /www/index.html; httpd -f -p {LONELY_PORT} -h /www");
     let manifest = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "lonely", "namespace": "default"},
-        "spec": {"hostNetwork": true, "containers": [{"name": "main", "image": super::kit::BUSYBOX, "command": ["sh", "-c", script]}]},
+        "spec": {"hostNetwork": true, "containers": [{"name": "main", "image": super::kit::BUSYBOX,
+            "command": ["sh", "-c", "mkdir /www; echo lonely > /www/index.html; httpd -f -p 18082 -h /www"]}]},
     });
     stage.sh(
         &tool,
         &format!("echo '{manifest}' > /host/manifests/lonely.yaml; sync"),
     )?;
-    lonely_answers(&guest)?;
-    Ok(guest)
-}
-
-fn lonely_answers(guest: &Guest<'_>) -> Result<()> {
-    // The lease table's address: without an API server there is nobody to ask.
-    let address = format!(
-        "{}:{LONELY_PORT}",
-        crate::supervisor::default_address(guest.vm.index)
-    );
-    wait::until("static pod answers", POD_START, || {
-        seen(guest.stage.http(&address, "/")).map(drop)
-    })
-}
-
-/// Power is cut and back while the API server is stopped: static pods start, others wait, and the console says so.
-pub fn power_back_alone(guest: &Guest<'_>) -> Result<()> {
+    let address = stage.cluster.node_address(name)?;
+    let answers = || {
+        wait::until("static pod", POD_START, || {
+            seen(stage.http(&format!("{address}:18082"), "/"))
+        })
+    };
+    answers()?;
+    stage.cluster.client.request(&Request::StopProgram {
+        name: "kube-apiserver".into(),
+    })?;
     let mark = guest.mark();
-    guest.act(Action::PowerCut)?;
-    guest.act(Action::PowerOn)?;
-    guest.says_after(mark, &["api server", "static pods"], BOOT)?;
-    lonely_answers(guest).context("static pod without an API server")
+    let result = guest
+        .act(Action::PowerCut)
+        .and_then(|()| guest.act(Action::PowerOn))
+        .and_then(|()| {
+            guest.says_after(mark, &["api server", "static pods"], BOOT)?;
+            answers().context("static pod without an API server")
+        });
+    stage.cluster.client.request(&Request::StartProgram {
+        name: "kube-apiserver".into(),
+        extra: Vec::new(),
+    })?;
+    result?;
+    stage.all_nodes_ready(Duration::from_secs(180))?;
+    guest.ready().map(drop)
 }

@@ -6,24 +6,24 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::kit::{AGNHOST, Stage, on_node, set};
-use super::{Story, shared};
+use super::{Story, story};
 use crate::wait::{self, check, seen};
 
 pub const STORIES: [Story; 6] = [
-    shared(
+    story(
         "config-map-update-reaches-a-mounted-file",
         300,
         config_map_update,
     ),
-    shared("secret-in-a-pod", 180, secret),
-    shared(
+    story("secret-in-a-pod", 180, secret),
+    story(
         "service-account-token-and-in-cluster-client",
         240,
         in_cluster_client,
     ),
-    shared("environment-from-all-sources", 180, environment),
-    shared("volumes-of-all-kinds", 240, volumes),
-    shared("requests-and-limits-in-cgroups", 180, limits),
+    story("environment-from-all-sources", 180, environment),
+    story("volumes-of-all-kinds", 240, volumes),
+    story("requests-and-limits-in-cgroups", 180, limits),
 ];
 
 const NAMESPACE: &str = "config";

@@ -8,30 +8,25 @@ use serde_json::{Value, json};
 
 use super::fixtures::{self, NAMESPACE, WEB_NODE_PORT};
 use super::kit::{MINUTE, Stage, container_id, on_node, restarts, set};
-use super::{Story, bad_input, network, shared, story};
+use super::{Story, network, story};
 use crate::api::{self, text_at};
 use crate::supervisor::protocol::{Action, Request};
 use crate::wait::{self, check, seen};
 
-/// On nodes of their own; each looks at its node only.
-pub const STORIES: [Story; 4] = [
-    shared("agent-killed-20-times", 900, agent_killed),
-    shared("hung-agent-is-restarted", 300, agent_hung),
-    shared("containerd-killed", 300, containerd_killed),
-    shared(
+pub const STORIES: [Story; 8] = [
+    story(
         "serving-certificate-is-approved-for-its-addresses",
         120,
         serving_certificate,
     ),
+    story("agent-killed-20-times", 900, agent_killed),
+    story("hung-agent-is-restarted", 300, agent_hung),
+    story("containerd-killed", 300, containerd_killed),
+    story("api-server-stopped-for-2-minutes", 420, api_server_stopped),
+    story("cable-out-and-back-with-another-lease", 480, cable_out),
+    story("deleted-node-registers-again", 240, node_deleted),
+    story("power-button-shuts-down-in-order", 420, power_button),
 ];
-
-pub const NODE_DELETED: Story = story("deleted-node-registers-again", 240, node_deleted);
-pub const CABLE_OUT: Story = shared("cable-out-and-back-with-another-lease", 480, cable_out);
-pub const API_STOPPED: Story = story(
-    "api-server-stopped-for-2-minutes-and-power-back-without-it",
-    900,
-    api_server_stopped,
-);
 
 const KILLS: usize = 20;
 const OUTAGE: Duration = Duration::from_secs(120);
@@ -56,74 +51,47 @@ fn unchanged(before: &Identities, now: &Identities) -> std::result::Result<(), S
     })
 }
 
-/// A node, its pods of the Deployment and their places in the Service, as they were before somebody broke something.
-struct Before {
-    node: String,
-    pods: Identities,
-    addresses: Vec<String>,
-}
-
-impl Before {
-    fn of(stage: &Stage, node: &str) -> Result<Self> {
-        let pods = own(&fixtures::web(stage)?, node);
-        let addresses = pods
-            .iter()
-            .map(|pod| text_at(pod, "/status/podIP").to_owned())
-            .collect();
-        Ok(Self {
-            node: node.to_owned(),
-            pods: identities(&pods),
-            addresses,
-        })
-    }
-
-    /// Pods unchanged and Ready, node Ready, no endpoint removed.
-    fn holds(&self, stage: &Stage) -> std::result::Result<(), String> {
-        let all = seen(stage.api().items(&format!(
-            "/api/v1/namespaces/{NAMESPACE}/pods?labelSelector=app%3Dweb"
-        )))?;
-        let now = own(&all, &self.node);
-        unchanged(&self.pods, &identities(&now))?;
-        if let Some(pod) = now
-            .iter()
-            .find(|pod| api::condition(pod, "Ready") != "True")
-        {
-            return Err(format!("{} is not Ready", text_at(pod, "/metadata/name")));
-        }
-        check(
-            api::condition(&seen(stage.cluster.node(&self.node))?, "Ready") == "True",
-            || format!("{} is not Ready", self.node),
-        )?;
-        let endpoints = seen(endpoints(stage))?;
-        let missing = self
-            .addresses
-            .iter()
-            .find(|address| !endpoints.contains(address));
-        check(missing.is_none(), || {
-            format!("{missing:?} is no endpoint any more")
-        })
-    }
-}
-
-fn own(pods: &[Value], node: &str) -> Vec<Value> {
-    pods.iter()
-        .filter(|pod| text_at(pod, "/spec/nodeName") == node)
-        .cloned()
-        .collect()
-}
-
 /// The ready endpoint addresses of the Service `web`.
 fn endpoints(stage: &Stage) -> Result<Vec<String>> {
-    let slices = stage.api().items(&format!(
-        "/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices?labelSelector=kubernetes.io%2Fservice-name%3Dweb"
-    ))?;
+    let slices = stage.api().items(&format!("/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices?labelSelector=kubernetes.io%2Fservice-name%3Dweb"))?;
     let all = slices
         .iter()
         .flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
-    Ok(all
+    let mut ready: Vec<String> = all
         .filter(|endpoint| endpoint.pointer("/conditions/ready") == Some(&json!(true)))
         .map(|endpoint| text_at(endpoint, "/addresses/0").to_owned())
-        .collect())
+        .collect();
+    ready.sort();
+    Ok(ready)
+}
+
+/// Everything is as in [`before`]: pods unchanged and Ready, nodes Ready, endpoints all there.
+fn nothing_happened(
+    stage: &Stage,
+    pods: &Identities,
+    addresses: &[String],
+) -> std::result::Result<(), String> {
+    let now = seen(stage.api().items(&format!(
+        "/api/v1/namespaces/{NAMESPACE}/pods?labelSelector=app%3Dweb"
+    )))?;
+    unchanged(pods, &identities(&now))?;
+    if let Some(pod) = now
+        .iter()
+        .find(|pod| api::condition(pod, "Ready") != "True")
+    {
+        return Err(format!("{} is not Ready", text_at(pod, "/metadata/name")));
+    }
+    let nodes = seen(stage.api().items("/api/v1/nodes"))?;
+    if let Some(node) = nodes
+        .iter()
+        .find(|node| api::condition(node, "Ready") != "True")
+    {
+        return Err(format!("{} is not Ready", text_at(node, "/metadata/name")));
+    }
+    let endpoints = seen(endpoints(stage))?;
+    check(endpoints == addresses, || {
+        format!("endpoints were {addresses:?}, are {endpoints:?}")
+    })
 }
 
 /// A shell line that prints the agent's pid.
@@ -180,8 +148,9 @@ fn serving_certificate(stage: &Stage) -> Result<()> {
 
 /// Killed again as soon as it is back at work, which the node's lease shows. Meanwhile nobody else may notice anything.
 fn agent_killed(stage: &Stage) -> Result<()> {
+    let pods = identities(&fixtures::web(stage)?);
+    let addresses = endpoints(stage)?;
     let node = stage.node(2)?;
-    let untouched = Before::of(stage, &node)?;
     let tool = fixtures::tool(stage, &node)?;
     let mark = stage.cluster.console(&node).len();
     let lease = format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{node}");
@@ -205,35 +174,41 @@ fn agent_killed(stage: &Stage) -> Result<()> {
             &format!("agent back after kill number {kill}"),
             Duration::from_secs(90),
             || {
-                untouched.holds(stage)?;
+                nothing_happened(stage, &pods, &addresses)?;
                 let now = seen(renewed())?;
                 check(now != before, || "lease not renewed".into())
             },
         )?;
     }
     wait::throughout("calm after the kills", Duration::from_secs(15), || {
-        untouched.holds(stage)
+        nothing_happened(stage, &pods, &addresses)
     })
 }
 
 /// SIGSTOP: no heartbeat, no exit. Init must notice by silence.
 fn agent_hung(stage: &Stage) -> Result<()> {
+    let pods = identities(&fixtures::web(stage)?);
+    let addresses = endpoints(stage)?;
     let node = stage.node(3)?;
-    let before = Before::of(stage, &node)?;
     let script = "old=$(agent); kill -STOP $old; echo stopped; while [ \"$(agent)\" = \"$old\" ] || [ -z \"$(agent)\" ]; do sleep 0.5; done; echo replaced";
     let pod = assassin(stage, "agent-stopper", &node, script)?;
     stage.log_has(&pod, "replaced", Duration::from_secs(240))?;
-    wait::until("everything as before", MINUTE, || before.holds(stage))?;
+    wait::until("everything as before", MINUTE, || {
+        nothing_happened(stage, &pods, &addresses)
+    })?;
     stage.delete(&pod)
 }
 
 fn containerd_killed(stage: &Stage) -> Result<()> {
+    let pods = identities(&fixtures::web(stage)?);
+    let addresses = endpoints(stage)?;
     let node = stage.node(1)?;
-    let before = Before::of(stage, &node)?;
     let script = "old=$(pidof containerd); kill -9 $old; echo killed; while new=$(pidof containerd); [ -z \"$new\" ] || [ \"$new\" = \"$old\" ]; do sleep 0.2; done; echo back";
     let pod = assassin(stage, "containerd-killer", &node, script)?;
     stage.log_has(&pod, "back", Duration::from_secs(180))?;
-    wait::until("everything as before", MINUTE, || before.holds(stage))?;
+    wait::until("everything as before", MINUTE, || {
+        nothing_happened(stage, &pods, &addresses)
+    })?;
     // The runtime works again: a new pod starts.
     let fresh = stage.pod(
         NAMESPACE,
@@ -246,8 +221,7 @@ fn containerd_killed(stage: &Stage) -> Result<()> {
     stage.delete(&pod)
 }
 
-/// Without an API server the pods answer on; with it back, the nodes return to Ready by themselves. A machine that loses power
-/// meanwhile starts its static pods.
+/// Without an API server the pods answer on; with it back, the nodes return to Ready by themselves.
 fn api_server_stopped(stage: &Stage) -> Result<()> {
     let pods = identities(&fixtures::web(stage)?);
     let addresses: Vec<String> = stage
@@ -255,37 +229,39 @@ fn api_server_stopped(stage: &Stage) -> Result<()> {
         .iter()
         .map(|node| stage.cluster.node_address(node))
         .collect::<Result<_>>()?;
-    let lonely = bad_input::lonely_machine(stage)?;
     stage.cluster.client.request(&Request::StopProgram {
         name: "kube-apiserver".into(),
     })?;
-    let (held, alone) = std::thread::scope(|scope| {
-        let alone = scope.spawn(|| bad_input::power_back_alone(&lonely));
-        let held = wait::throughout("NodePorts without an API server", OUTAGE, || {
-            for address in &addresses {
-                seen(stage.http(&format!("{address}:{WEB_NODE_PORT}"), "/hostname"))?;
-            }
-            Ok(())
-        });
-        (held, alone.join())
+    let held = wait::throughout("NodePorts without an API server", OUTAGE, || {
+        for address in &addresses {
+            seen(stage.http(&format!("{address}:{WEB_NODE_PORT}"), "/hostname"))?;
+        }
+        Ok(())
     });
     stage.cluster.client.request(&Request::StartProgram {
         name: "kube-apiserver".into(),
         extra: Vec::new(),
     })?;
     held?;
-    alone.map_err(|_| anyhow::anyhow!("the story of the lonely machine panicked"))??;
     stage.all_nodes_ready(Duration::from_secs(120))?;
     let now = fixtures::web_ready(stage, MINUTE)?;
-    unchanged(&pods, &identities(&now)).map_err(anyhow::Error::msg)?;
-    lonely.ready().map(drop)
+    unchanged(&pods, &identities(&now)).map_err(anyhow::Error::msg)
 }
 
 /// Out for two minutes, back with another address. Its pods ran on; everyone follows within a minute.
 fn cable_out(stage: &Stage) -> Result<()> {
     let before = fixtures::web(stage)?;
     let node = stage.node(3)?;
-    let pods = identities(&own(&before, &node));
+    let own = |pods: &[Value]| -> Identities {
+        identities(
+            &pods
+                .iter()
+                .filter(|pod| text_at(pod, "/spec/nodeName") == node)
+                .cloned()
+                .collect::<Vec<_>>(),
+        )
+    };
+    let pods = own(&before);
     let index = u8::try_from(
         stage
             .nodes()
@@ -326,9 +302,6 @@ fn cable_out(stage: &Stage) -> Result<()> {
                 .text(&format!("/api/v1/nodes/{node}/proxy/healthz")),
         )
     })?;
-    wait::until("peers' routes follow", left(start), || {
-        network::full_mesh(stage)
-    })?;
     wait::until("node Ready again", left(start), || {
         check(
             api::condition(&seen(stage.cluster.node(&node))?, "Ready") == "True",
@@ -351,7 +324,9 @@ fn cable_out(stage: &Stage) -> Result<()> {
     {
         bail!("a pod was replaced although two minutes are less than its toleration");
     }
-    unchanged(&pods, &identities(&own(&now, &node))).map_err(anyhow::Error::msg)
+    unchanged(&pods, &own(&now)).map_err(anyhow::Error::msg)?;
+    // Peers' routes: every client reaches every pod.
+    network::pod_to_pod(stage)
 }
 
 fn node_deleted(stage: &Stage) -> Result<()> {
@@ -368,4 +343,48 @@ fn node_deleted(stage: &Stage) -> Result<()> {
     })?;
     // Its pods were deleted with it; the Deployment makes others.
     fixtures::web_ready(stage, Duration::from_secs(240)).map(drop)
+}
+
+/// The machine goes off by itself after its pods had their grace, and comes back when it has power.
+fn power_button(stage: &Stage) -> Result<()> {
+    let node = stage.node(3)?;
+    fixtures::web(stage)?;
+    let container = json!({"command": ["sh", "-c", "trap 'echo orderly > /kept/word; sync; exit 0' TERM; echo up; while :; do sleep 0.2; done"],
+        "volumeMounts": [{"name": "kept", "mountPath": "/kept"}]});
+    let mut spec = on_node(&node);
+    set(&mut spec, "terminationGracePeriodSeconds", json!(10));
+    set(
+        &mut spec,
+        "volumes",
+        json!([{"name": "kept", "hostPath": {"path": "/var/lib/kedge-story", "type": "DirectoryOrCreate"}}]),
+    );
+    let pod = stage.pod(NAMESPACE, "orderly", container, spec.clone())?;
+    stage.log_has(&pod, "up", super::kit::POD_START)?;
+    let mark = stage.cluster.console(&node).len();
+    stage.machine(&node, Action::PowerButton)?;
+    wait::until(&format!("{node} off"), Duration::from_secs(90), || {
+        let machines = seen(stage.cluster.client.status())?.machines;
+        check(
+            machines
+                .iter()
+                .any(|machine| machine.name == node && !machine.running),
+            || "still on".into(),
+        )
+    })?;
+    let console = stage.console_from(&node, mark);
+    if console.contains("Kernel panic") {
+        bail!("the shutdown ended in a panic:\n{console}");
+    }
+    stage.machine(&node, Action::PowerOn)?;
+    stage.all_nodes_ready(Duration::from_secs(180))?;
+    stage.delete(&pod)?;
+    let look = json!({"command": ["cat", "/kept/word"], "volumeMounts": [{"name": "kept", "mountPath": "/kept"}]});
+    set(&mut spec, "restartPolicy", json!("Never"));
+    let look = stage.pod(NAMESPACE, "orderly-look", look, spec)?;
+    let word = stage.succeeded(&look)?;
+    if word != "orderly\n" {
+        bail!("the pod's last word on disk is {word:?}");
+    }
+    stage.delete(&look)?;
+    fixtures::web_ready(stage, Duration::from_secs(180)).map(drop)
 }

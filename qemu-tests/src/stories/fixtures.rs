@@ -21,12 +21,10 @@ const WEB_DEADLINE: Duration = Duration::from_secs(240);
 /// The Deployment `web` (agnhost netexec), Service `web` with a NodePort; returns its Ready pods.
 pub fn web(stage: &Stage) -> Result<Vec<Value>> {
     stage.namespace(NAMESPACE)?;
-    let alone = stage.one_at_a_time();
     let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/web");
     if stage.api().find(&path)?.is_none() {
         stage.apply(&json!({"apiVersion": "v1", "kind": "List", "items": [web_deployment(), web_service()]}))?;
     }
-    drop(alone);
     web_ready(stage, WEB_DEADLINE)
 }
 
@@ -146,14 +144,11 @@ fn existing_or(stage: &Stage, name: &str, make: impl FnOnce(&str) -> Result<Pod>
         namespace: NAMESPACE.into(),
         name: name.into(),
     };
-    stage.namespace(NAMESPACE)?;
-    let alone = stage.one_at_a_time();
     let usable = stage.api().find(&pod.path())?.is_some_and(|object| {
         text_at(&object, "/metadata/deletionTimestamp").is_empty()
             && !matches!(text_at(&object, "/status/phase"), "Failed" | "Succeeded")
     });
     let pod = if usable { pod } else { make(name)? };
-    drop(alone);
     stage.ready(&pod)?;
     Ok(pod)
 }

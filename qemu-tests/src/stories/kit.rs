@@ -3,7 +3,7 @@
 //! Every verb waits on a predicate with a deadline, and its error says what was seen instead.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -38,10 +38,8 @@ pub struct Stage {
     pub cluster: Cluster,
     /// Namespaces whose default service account has been seen.
     namespaces: Mutex<Vec<String>>,
-    /// Pods that running stories made, by story, to be taken away when one fails.
-    made: Mutex<Vec<(String, Pod)>>,
-    /// Held while a fixture is made, since several stories may want it at once.
-    fixtures: Mutex<()>,
+    /// Pods made since the story began, to be taken away when it fails.
+    made: Mutex<Vec<Pod>>,
 }
 
 impl Stage {
@@ -50,7 +48,6 @@ impl Stage {
             cluster,
             namespaces: Mutex::new(Vec::new()),
             made: Mutex::new(Vec::new()),
-            fixtures: Mutex::new(()),
         }
     }
 
@@ -79,7 +76,6 @@ impl Stage {
         if known {
             return Ok(name.to_owned());
         }
-        let _alone = self.one_at_a_time();
         let path = format!("/api/v1/namespaces/{name}");
         if self.api().find(&path)?.is_none() {
             self.api()
@@ -129,7 +125,7 @@ impl Stage {
         self.made
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push((story_name(), pod_name.clone()));
+            .push(pod_name.clone());
         Ok(pod_name)
     }
 
@@ -147,23 +143,14 @@ impl Stage {
         self.api().get(&pod.path())
     }
 
-    /// Forgets, or takes away, what a story made. What a failed story leaves would burden the next.
-    pub fn end_story(&self, story: &str, failed: bool) {
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let own: Vec<Pod> = made
-            .extract_if(.., |(maker, _)| maker == story)
-            .map(|(_, pod)| pod)
-            .collect();
-        drop(made);
-        // The API server may be what failed; the story's own error is the one to read.
-        own.iter()
-            .filter(|_| failed)
-            .for_each(|pod| drop(self.api().delete(&pod.path(), Some(0))));
-    }
-
-    /// Makes sure that only one story at a time makes a fixture.
-    pub fn one_at_a_time(&self) -> MutexGuard<'_, ()> {
-        self.fixtures.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Forgets, or takes away, what the story made. What a failed story leaves would burden the next.
+    pub fn end_story(&self, failed: bool) {
+        let made = std::mem::take(&mut *self.made.lock().unwrap_or_else(PoisonError::into_inner));
+        if failed {
+            // The API server may be what failed; the story's own error is the one to read.
+            made.iter()
+                .for_each(|pod| drop(self.api().delete(&pod.path(), Some(0))));
+        }
     }
 
     /// Deletes at once and waits until the object is gone. A pod that is not there is fine.
@@ -229,13 +216,6 @@ impl Stage {
                 }
             },
         )
-    }
-
-    /// Like [`Self::sh`], again and again: after a power cut the API shows a pod's old status for a moment.
-    pub fn sh_when_back(&self, pod: &Pod, script: &str) -> Result<String> {
-        wait::until(&format!("{} back", pod.name), POD_START, || {
-            seen(self.sh(pod, script))
-        })
     }
 
     /// Runs a shell script in the pod's container and returns its output.
@@ -407,11 +387,6 @@ impl Stage {
             },
         )
     }
-}
-
-/// Each story runs on a thread of its name.
-fn story_name() -> String {
-    std::thread::current().name().unwrap_or_default().to_owned()
 }
 
 /// Console lines of containerd hold whole error chains.

@@ -6,23 +6,23 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::kit::{AGNHOST, MINUTE, POD_START, Stage, main_status, on_node, restarts, set, summary};
-use super::{Story, shared};
+use super::{Story, story};
 use crate::api::{self, text_at};
 use crate::wait::{self, check, seen};
 
 pub const STORIES: [Story; 12] = [
-    shared("init-containers-run-in-order", 240, init_order),
-    shared("crash-back-off", 300, crash_back_off),
-    shared("liveness-probe-restarts", 240, liveness),
-    shared("readiness-gate-holds-a-pod-back", 240, readiness_gate),
-    shared("startup-probe-shields-liveness", 240, startup_probe),
-    shared("probes-by-http-tcp-exec-and-grpc", 240, all_probes),
-    shared("delete-with-grace", 240, delete_with_grace),
-    shared("restart-policy-and-exit-codes", 240, restart_policy),
-    shared("image-that-does-not-exist", 240, missing_image),
-    shared("refused-field-is-named", 180, refused_field),
-    shared("static-pod-and-a-broken-one", 300, static_pods),
-    shared(
+    story("init-containers-run-in-order", 240, init_order),
+    story("crash-back-off", 300, crash_back_off),
+    story("liveness-probe-restarts", 240, liveness),
+    story("readiness-gate-holds-a-pod-back", 240, readiness_gate),
+    story("startup-probe-shields-liveness", 240, startup_probe),
+    story("probes-by-http-tcp-exec-and-grpc", 240, all_probes),
+    story("delete-with-grace", 240, delete_with_grace),
+    story("restart-policy-and-exit-codes", 240, restart_policy),
+    story("image-that-does-not-exist", 240, missing_image),
+    story("refused-field-is-named", 180, refused_field),
+    story("static-pod-and-a-broken-one", 300, static_pods),
+    story(
         "missing-config-map-is-named-and-waited-for",
         240,
         missing_config_map,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::fixtures::{self, NAMESPACE, WEB_NODE_PORT, WEB_REPLICAS};
 use super::kit::{AGNHOST, MINUTE, Pod, Stage, on_node};
-use super::{Story, shared, story};
+use super::{Story, story};
 use crate::api::{self, text_at};
 use crate::wait::{self, check, seen};
 
@@ -16,14 +16,14 @@ pub const STORIES: [Story; 11] = [
     story("all-nodes-ready", 300, all_nodes_ready),
     story("deployment-spreads-over-nodes", 300, deployment_spreads),
     story("pod-to-pod-across-nodes", 240, pod_to_pod),
-    shared("cluster-ip-by-name-through-dns", 300, cluster_ip_by_name),
-    shared("cluster-ip-udp", 180, cluster_ip_udp),
-    shared("nodeport-on-every-node", 180, nodeport_on_every_node),
-    shared("nodeport-udp-on-every-node", 180, nodeport_udp),
-    shared("hairpin-to-itself-through-service", 180, hairpin),
-    shared("service-without-endpoints-rejects", 180, no_endpoints),
-    shared("host-port", 180, host_port),
-    shared("service-follows-its-endpoints", 240, endpoints_followed),
+    story("cluster-ip-by-name-through-dns", 300, cluster_ip_by_name),
+    story("cluster-ip-udp", 180, cluster_ip_udp),
+    story("nodeport-on-every-node", 180, nodeport_on_every_node),
+    story("nodeport-udp-on-every-node", 180, nodeport_udp),
+    story("hairpin-to-itself-through-service", 180, hairpin),
+    story("service-without-endpoints-rejects", 180, no_endpoints),
+    story("host-port", 180, host_port),
+    story("service-follows-its-endpoints", 240, endpoints_followed),
 ];
 
 pub fn all_nodes_ready(stage: &Stage) -> Result<()> {
@@ -95,23 +95,6 @@ pub fn pod_to_pod(stage: &Stage) -> Result<()> {
             if !answers.lines().any(|line| line == name) {
                 bail!("from {node}, {address} did not answer {name}: {answers:?}");
             }
-        }
-    }
-    Ok(())
-}
-
-/// Every pod of the Deployment asks every other by its address. Needs no exec, hence no agent: agnhost's `/dial` does the asking.
-pub fn full_mesh(stage: &Stage) -> std::result::Result<(), String> {
-    let pods = seen(fixtures::web_ready(stage, MINUTE))?;
-    for from in &pods {
-        for to in &pods {
-            let (asker, asked) = (text_at(from, "/status/podIP"), text_at(to, "/status/podIP"));
-            let path =
-                format!("/dial?host={asked}&port=8080&protocol=http&request=hostname&tries=1");
-            let answer = seen(stage.http(&format!("{asker}:8080"), &path))?;
-            check(answer.contains(text_at(to, "/metadata/name")), || {
-                format!("{asker} asked {asked}: {answer}")
-            })?;
         }
     }
     Ok(())

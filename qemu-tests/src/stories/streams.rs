@@ -9,18 +9,18 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::kit::{AGNHOST, MINUTE, Pod, Stage, on_node, set};
-use super::{Story, shared};
+use super::{Story, story};
 use crate::wait::{self, check, seen};
 
 pub const STORIES: [Story; 8] = [
-    shared("logs-follow", 180, logs_follow),
-    shared("logs-tail-since-and-limits", 180, logs_options),
-    shared("exec-exit-code-and-streams", 180, exec_streams),
-    shared("exec-with-stdin", 180, exec_stdin),
-    shared("exec-with-tty", 180, exec_tty),
-    shared("attach", 180, attach),
-    shared("copy-to-and-from-a-pod", 180, copy),
-    shared("port-forward", 180, port_forward),
+    story("logs-follow", 180, logs_follow),
+    story("logs-tail-since-and-limits", 180, logs_options),
+    story("exec-exit-code-and-streams", 180, exec_streams),
+    story("exec-with-stdin", 180, exec_stdin),
+    story("exec-with-tty", 180, exec_tty),
+    story("attach", 180, attach),
+    story("copy-to-and-from-a-pod", 180, copy),
+    story("port-forward", 180, port_forward),
 ];
 
 const NAMESPACE: &str = "streams";
@@ -31,11 +31,9 @@ fn sleeper(stage: &Stage) -> Result<Pod> {
         name: "shell".into(),
     };
     stage.namespace(NAMESPACE)?;
-    let alone = stage.one_at_a_time();
     if stage.api().find(&pod.path())?.is_none() {
         stage.sleeper(NAMESPACE, "shell", &stage.node(1)?)?;
     }
-    drop(alone);
     stage.ready(&pod)?;
     Ok(pod)
 }
