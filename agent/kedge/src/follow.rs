@@ -204,7 +204,11 @@ pub async fn node_facts(mut of: FactsOf) {
         // Without an API server static pods start on what this node would register: a box that comes back alone must run them.
         let own = match &existing {
             Some(node) => facts::for_admission(node, &facts, apparmor),
-            None => facts::for_admission(&kedge_pods::node::register(&facts, None, now()), &facts, apparmor),
+            None => facts::for_admission(
+                &kedge_pods::node::register(&facts, None, now()),
+                &facts,
+                apparmor,
+            ),
         };
         of.object.send_replace(Arc::new(own));
         // A node without an address or a runtime version would be registered with holes that others act on.

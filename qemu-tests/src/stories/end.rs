@@ -1,11 +1,12 @@
 //! The end: every node reboots once, one loses power, and what should still hold is asserted again.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use super::fixtures::{self};
-use super::kit::Stage;
+use super::fixtures::{self, NAMESPACE};
+use super::kit::{Stage, container_id};
 use super::{Story, network, story};
 use crate::api::text_at;
 use crate::supervisor::protocol::Action;
@@ -55,10 +56,28 @@ fn power_cut(stage: &Stage) -> Result<()> {
     fixtures::web(stage)?;
     let node = stage.node(1)?;
     let before = vec![boot_id(stage, &node)?];
+    let containers = containers_on(stage, &node)?;
     stage.machine(&node, Action::PowerCut)?;
     stage.machine(&node, Action::PowerOn)?;
     booted_again(stage, &before)?;
+    // The API shows what it last heard until the node has written: Ready from before the cut says nothing.
+    wait::until("containers of the new boot", BACK, || {
+        let now = seen(containers_on(stage, &node))?;
+        check(now.is_disjoint(&containers), || {
+            format!("{now:?}, before the cut {containers:?}")
+        })
+    })?;
     invariants(stage)
+}
+
+/// Ids of the running containers of `web` on a node.
+fn containers_on(stage: &Stage, node: &str) -> Result<BTreeSet<String>> {
+    let path = format!("/api/v1/namespaces/{NAMESPACE}/pods?labelSelector=app%3Dweb");
+    let pods = stage.api().items(&path)?;
+    let on_node = pods
+        .iter()
+        .filter(|pod| text_at(pod, "/spec/nodeName") == node);
+    Ok(on_node.map(|pod| container_id(pod).to_owned()).collect())
 }
 
 /// Every node Ready with a boot id that is none of `before`.
