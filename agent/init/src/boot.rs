@@ -81,9 +81,10 @@ fn root_device(cmdline: &Cmdline) -> Result<String> {
     let volumes = observe::wait_for_volumes(|all| plan::find(all, label, None).is_some());
     match plan::find(&volumes, label, None) {
         Some(found) => Ok(found.volume.device.display().to_string()),
-        None => Err(missing(format!(
-            "a volume labelled {label} ({}); attach the node's disk or name the root with kedge.root=/dev/…",
-            plan::seen(&volumes)
+        None => Err(missing(plan::no_root(
+            label,
+            &volumes,
+            &kedge_sys::block::short_disks(),
         ))),
     }
 }

@@ -18,7 +18,7 @@ pub use base::{
     Base, CGROUPS, base, cgroups_of_services, initramfs, kernel_file_systems,
     kernel_file_systems_missing, switch,
 };
-pub use disks::{disks, find, seen};
+pub use disks::{disks, find, no_root};
 pub use settle::{LAST_SHUTDOWN, Settle, settle};
 pub use step::{OnFailure, Planned, Step};
 

@@ -1,7 +1,8 @@
 //! Block devices: which there are, how large, and what superblock they carry.
 //!
 //! In: `/sys/class/block` and the first 34 KiB of each device. Out: [`Volume`]s in name order. Parsing is in
-//! [`superblock`] and pure. Deliberately absent: partition tables (the kernel reads them), udev, a cache.
+//! [`superblock`] and pure. Deliberately absent: reading partitions (the kernel does; here only whether it refused a table for a disk
+//! that ends too early), udev, a cache.
 
 pub mod superblock;
 
@@ -70,6 +71,48 @@ pub fn volume(name: &str) -> Option<Volume> {
     })
 }
 
+/// A disk that ends before its own GUID partition table does, which is why the kernel shows none of its partitions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Short {
+    /// `/dev/vda`.
+    pub device: PathBuf,
+    /// Size of the disk.
+    pub bytes: u64,
+    /// Size that the table was made for.
+    pub needed: u64,
+}
+
+/// Whole disks that are smaller than their partition table says: an image written to a disk it does not fit on.
+pub fn short_disks() -> Vec<Short> {
+    let names = devices().unwrap_or_default();
+    names.iter().filter_map(|name| short(name)).collect()
+}
+
+fn short(name: &str) -> Option<Short> {
+    let device = Path::new("/dev").join(name);
+    let mut head = Vec::with_capacity(2 * SECTOR);
+    let file = File::open(&device).ok()?;
+    let mut file = file.take(2 * SECTOR as u64);
+    file.read_to_end(&mut head).ok()?;
+    let (bytes, needed) = (size_of(name)?, gpt_size(head.get(SECTOR..)?)?);
+    (bytes < needed).then_some(Short {
+        device,
+        bytes,
+        needed,
+    })
+}
+
+const SECTOR: usize = 512;
+
+/// Bytes of the disk that a GPT header was made for: its backup header is the last sector (UEFI 2.10, table 5.5: signature at 0,
+/// AlternateLBA at 32).
+fn gpt_size(header: &[u8]) -> Option<u64> {
+    let backup = header.get(32..40)?.try_into().ok()?;
+    header
+        .starts_with(b"EFI PART")
+        .then(|| u64::from_le_bytes(backup).checked_add(1)?.checked_mul(512))?
+}
+
 /// The disk that a device is part of; the device's own name when it is a whole disk.
 pub fn disk_of(name: &str) -> String {
     let link = Path::new(CLASS).join(name);
@@ -103,3 +146,20 @@ pub fn grow_ext4(mount_point: impl AsRef<Path>, blocks: u64) -> Result<()> {
 
 /// `EXT4_IOC_RESIZE_FS`, `_IOW('f', 16, __u64)`: the same number on every architecture we build for.
 const RESIZE_FS: u64 = 0x4008_6610;
+
+#[cfg(test)]
+mod tests {
+    use super::gpt_size;
+
+    #[test]
+    fn the_size_a_partition_table_was_made_for() {
+        let mut header = [0u8; 512];
+        header[..8].copy_from_slice(b"EFI PART");
+        header[32..40].copy_from_slice(&2_097_151u64.to_le_bytes());
+        assert_eq!(gpt_size(&header), Some(1 << 30));
+        assert_eq!(gpt_size(&header[..39]), None, "cut short");
+        header[32..40].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert_eq!(gpt_size(&header), None, "no such disk");
+        assert_eq!(gpt_size(&[0; 512]), None, "no table");
+    }
+}

@@ -238,11 +238,11 @@ fn corrupt_state(stage: &Stage) -> Result<()> {
             format!("another boot: {another}, not Ready")
         })
     })?;
-    let tool = fixtures::tool(stage, "bad-state")?;
-    let kept = stage.sh(&tool, "grep -l garbage /host/state/node.json.*")?;
-    if kept.trim().is_empty() {
-        bail!("the corrupt file is gone");
-    }
+    // The pod is the one from before the power cut: the API still calls it Ready while the node starts it again.
+    wait::until("the corrupt file is kept aside", POD_START, || {
+        let kept = seen(stage.sh(&tool, "grep -l garbage /host/state/node.json.*"))?;
+        check(!kept.trim().is_empty(), || "the corrupt file is gone".into())
+    })?;
     stage.delete(&tool)
 }
 
@@ -308,8 +308,9 @@ fn missing_kind(stage: &Stage) -> Result<()> {
             name: "kube-apiserver".into(),
             extra,
         })?;
+        // Not /readyz: without the kind its own watch of it never gets ready.
         wait::until("API server", MINUTE, || {
-            seen(stage.api().text("/readyz")).map(drop)
+            seen(stage.api().get("/api/v1/nodes")).map(drop)
         })
     };
     restart(&["--runtime-config=discovery.k8s.io/v1=false"])?;

@@ -1,7 +1,7 @@
 //! STATE and DATA: found by label, mounted, grown, complained about; or RAM in their place, so that the node is reachable.
 
 use kedge_machine::paths;
-use kedge_sys::block::{Kind, Volume};
+use kedge_sys::block::{Kind, Short, Volume};
 use kedge_sys::mount::Flags;
 
 use super::base::mount;
@@ -223,8 +223,26 @@ fn test_volume(volumes: &[Volume], file: &VolumeFile) -> Planned {
     }
 }
 
+/// What to say when no volume has the root's label. A disk that ends before its partition table shows no partition at all, so
+/// it is named first: it is the reason.
+pub fn no_root(label: &str, volumes: &[Volume], short: &[Short]) -> String {
+    let mib = |bytes: u64| bytes >> 20;
+    match short.first() {
+        Some(disk) => format!(
+            "a volume labelled {label}: disk too small: {} has {} MiB, the image on it was made for {} MiB; write it to a larger disk",
+            disk.device.display(),
+            mib(disk.bytes),
+            mib(disk.needed)
+        ),
+        None => format!(
+            "a volume labelled {label} ({}); attach the node's disk or name the root with kedge.root=/dev/…",
+            seen(volumes)
+        ),
+    }
+}
+
 /// What there is instead, for a message.
-pub fn seen(volumes: &[Volume]) -> String {
+fn seen(volumes: &[Volume]) -> String {
     if volumes.is_empty() {
         return "no disk with a file system was found".to_owned();
     }

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use expect_test::expect_file;
 use kedge_sys::block::superblock::Ext4;
-use kedge_sys::block::{Kind, Superblock, Volume};
+use kedge_sys::block::{Kind, Short, Superblock, Volume};
 
 use super::*;
 use crate::cmdline;
@@ -110,6 +110,24 @@ fn a_small_old_damaged_disk_reads_like_this() {
     check(
         &disks(&volumes, Some("vda"), None),
         expect_file!["golden/small-disk.txt"],
+    );
+}
+
+#[test]
+fn a_root_that_is_not_there_is_explained() {
+    let volumes = [ext4("vdb", "KEDGE-SEED", MIB)];
+    assert_eq!(
+        no_root("KEDGE-ROOT-A", &volumes, &[]),
+        "a volume labelled KEDGE-ROOT-A (there are /dev/vdb KEDGE-SEED); attach the node's disk or name the root with kedge.root=/dev/…"
+    );
+    let short = Short {
+        device: "/dev/vda".into(),
+        bytes: 300 * MIB,
+        needed: 1200 * MIB,
+    };
+    assert_eq!(
+        no_root("KEDGE-ROOT-A", &volumes, &[short]),
+        "a volume labelled KEDGE-ROOT-A: disk too small: /dev/vda has 300 MiB, the image on it was made for 1200 MiB; write it to a larger disk"
     );
 }
 
