@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Pod, Taint};
 use kedge_pods::admit;
 use kedge_pods::pod::Fate;
 use kedge_pods::quantity::List;
+use kedge_pods::resize::Pending;
 use kedge_pods::resolve::NodeFacts;
 
 /// What of the node object and the kernel decides about admission; whoever builds the node object keeps it up to date.
@@ -23,6 +24,18 @@ pub struct NodeObject {
     /// AppArmor is enabled in the kernel.
     pub apparmor: bool,
     pub memory_pressure: bool,
+}
+
+/// Can a running pod have the resources it asks for now? `Deferred`: not beside `others`; `Infeasible`: not on this node.
+pub fn resize(pod: &Pod, others: &[Arc<Pod>], node: &NodeObject) -> Result<(), Pending> {
+    let others: Vec<&Pod> = others.iter().map(Arc::as_ref).collect();
+    let fits = |others: &[&Pod]| admit::resources(pod, others, &node.allocatable);
+    let pending = |reason, rejection: admit::Rejection| Pending {
+        reason,
+        message: rejection.message,
+    };
+    fits(&[]).map_err(|why| pending("Infeasible", why))?;
+    fits(&others).map_err(|why| pending("Deferred", why))
 }
 
 /// May this pod run beside `others`? A pod that runs already, or is over, was admitted before.

@@ -22,6 +22,7 @@ use crate::{check, images, objects};
 mod clean;
 mod container;
 mod prepare;
+mod resize;
 mod sandbox;
 mod termination;
 
@@ -124,6 +125,7 @@ pub async fn run(context: Context, action: Action, last_word: Option<LastWord>) 
             ..
         } => run_hook(&context, &id, hook, &handler, timeout).await,
         Action::KillContainer { id, grace, .. } => container::kill(&context, &id, grace).await,
+        Action::Resize { container, id } => resize::run(&context, &container, &id).await,
         Action::RemoveContainer { container, id } => {
             container::remove(&context, &container, &id).await
         }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kedge_pods::pod::{self, Fate};
+use kedge_pods::resize::{self, Pending};
 use kedge_tasks::{Registry, Stop};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
@@ -320,19 +321,45 @@ impl Supervisor {
             Some(fate) => fate,
             None => self.admit(uid, &pod),
         };
-        Input { pod, fate, api }
+        let (pod, pending) = self.resized(uid, pod);
+        Input {
+            pod,
+            fate,
+            pending,
+            api,
+        }
+    }
+
+    /// The pod to act on: as it is, or with the resources it was granted before when the node cannot give what it asks for.
+    fn resized(&self, uid: &str, pod: Arc<Pod>) -> (Arc<Pod>, Option<Pending>) {
+        let before = match self.workers.get(uid) {
+            Some(entry) => entry.input.borrow().pod.clone(),
+            None => Arc::new(resize::as_reported(&pod).into_owned()),
+        };
+        if pod::is_static(&pod) || !resize::differs(&before, &pod) {
+            return (pod, None);
+        }
+        match admission::resize(&pod, &self.active(uid), &self.object) {
+            Ok(()) => (pod, None),
+            Err(pending) => (Arc::new(resize::granted(&pod, &before)), Some(pending)),
+        }
     }
 
     /// Decided once, before anything of the pod runs.
     fn admit(&self, uid: &str, pod: &Pod) -> Fate {
         let runs = self.census.as_ref().is_some_and(|c| c.contains_key(uid));
-        let active = self.workers.iter().filter(|(other, _)| *other != uid);
-        let active: Vec<Arc<Pod>> = active
+        let active = self.active(uid);
+        admission::admit(pod, runs, &active, &self.object, &self.node.facts())
+    }
+
+    /// The other pods that use something of the node, with the resources they were granted.
+    fn active(&self, uid: &str) -> Vec<Arc<Pod>> {
+        let others = self.workers.iter().filter(|(other, _)| *other != uid);
+        others
             .filter(|(_, entry)| entry.input.borrow().fate == Fate::Run)
             .filter(|(other, _)| !self.is_over(other))
             .map(|(_, entry)| entry.input.borrow().pod.clone())
-            .collect();
-        admission::admit(pod, runs, &active, &self.object, &self.node.facts())
+            .collect()
     }
 
     /// A pod whose containers have ended for good uses nothing of the node any more.
@@ -382,6 +409,7 @@ impl Supervisor {
                 Some(entry) => {
                     entry.input.send_if_modified(|old| {
                         let same = old.fate == input.fate
+                            && old.pending == input.pending
                             && old.api == input.api
                             && (Arc::ptr_eq(&old.pod, &input.pod) || old.pod == input.pod);
                         if !same {

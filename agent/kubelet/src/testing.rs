@@ -110,6 +110,7 @@ impl Rig {
             }),
             pod: Arc::new(pod),
             fate: kedge_pods::pod::Fate::Run,
+            pending: None,
         };
         let (sender, receiver) = watch::channel(Arc::new(input));
         let poke = Arc::new(Notify::new());

@@ -21,6 +21,7 @@ use kedge_pods::action::{Action, ActionKey};
 use kedge_pods::memory::PodMemory;
 use kedge_pods::observed::ObservedPod;
 use kedge_pods::pod::{self, Fate, Inputs};
+use kedge_pods::resize::Pending;
 use kedge_pods::{probe, status};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -41,6 +42,8 @@ use publish::Publisher;
 pub struct Input {
     pub pod: Arc<Pod>,
     pub fate: Fate,
+    /// The pod asks for resources that the node cannot give; `pod` has those it was granted before.
+    pub pending: Option<Pending>,
     /// The object that carries the status in the API: the pod's own, or a static pod's mirror.
     pub api: Option<ApiCopy>,
 }
@@ -220,6 +223,7 @@ impl Worker {
             observed: &self.observed,
             published: self.publisher.published(),
             node: &facts,
+            pending: input.pending.as_ref(),
         };
         let mut events = self.memory.observe(&inputs, now);
         let mut started = Vec::new();

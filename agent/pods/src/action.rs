@@ -4,6 +4,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::ResourceRequirements;
+
 use crate::hook::Handler;
 use crate::pod::Kind;
 
@@ -62,6 +64,8 @@ pub enum Action {
         reason: KillReason,
         message: String,
     },
+    /// Give a running container the resources its spec has, and the pod's cgroup what they add up to.
+    Resize { container: String, id: String },
     /// Remove a container that never started or whose history is no longer reported, with its log.
     RemoveContainer { container: String, id: String },
     /// The pod is down: unmount volumes, remove its directories and cgroup.
@@ -122,6 +126,8 @@ pub enum ActionKey {
     /// By container id.
     Kill(String),
     /// By container id.
+    Resize(String),
+    /// By container id.
     Remove(String),
     CleanUp,
     Finish,
@@ -139,6 +145,7 @@ impl Action {
             Action::StartContainer { container, .. } => ActionKey::Start(container.clone()),
             Action::RunHook { id, hook, .. } => ActionKey::Hook(id.clone(), *hook),
             Action::KillContainer { id, .. } => ActionKey::Kill(id.clone()),
+            Action::Resize { id, .. } => ActionKey::Resize(id.clone()),
             Action::RemoveContainer { id, .. } => ActionKey::Remove(id.clone()),
             Action::CleanUp => ActionKey::CleanUp,
             Action::Finish => ActionKey::Finish,
@@ -156,6 +163,7 @@ impl Action {
             | Action::StopSandbox { .. }
             | Action::RemoveSandbox { .. }
             | Action::StartContainer { .. }
+            | Action::Resize { .. }
             | Action::RemoveContainer { .. }
             | Action::CleanUp
             | Action::Finish
@@ -202,6 +210,7 @@ impl fmt::Display for Action {
                 "kill {container} {id} within {} ({reason:?})",
                 secs(*grace)
             ),
+            Action::Resize { container, id } => write!(f, "resize {container} {id}"),
             Action::RemoveContainer { container, id } => write!(f, "remove {container} {id}"),
             Action::CleanUp => write!(f, "clean up volumes and cgroup"),
             Action::Finish => write!(f, "delete from the API"),
@@ -215,7 +224,7 @@ fn secs(d: Duration) -> String {
 }
 
 /// How an action ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     Done,
     /// A pull: the reference to create from and whether bytes were fetched (false: it was already there).
@@ -226,6 +235,8 @@ pub enum Outcome {
         took: Duration,
         size: u64,
     },
+    /// A container has these resources now.
+    Resized(Box<ResourceRequirements>),
     /// A container: its id.
     Started {
         id: String,

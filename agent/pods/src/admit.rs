@@ -82,7 +82,7 @@ pub fn admit(pod: &Pod, node: &Node<'_>) -> Result<(), Rejection> {
     apparmor(pod, node)?;
     operating_system(pod)?;
     groups_policy(pod, node)?;
-    resources(pod, node)?;
+    resources(pod, node.others, node.allocatable)?;
     affinity(pod, node)?;
     host_ports(pod, node)?;
     taints(pod, node)
@@ -211,11 +211,12 @@ fn groups_policy(pod: &Pod, node: &Node<'_>) -> Result<(), Rejection> {
     Ok(())
 }
 
-fn resources(pod: &Pod, node: &Node<'_>) -> Result<(), Rejection> {
-    let others = node.others.len() as i64;
-    let pods = amount(Some(node.allocatable), "pods").map_or(i64::MAX, |a| a.units());
-    if others + 1 > pods {
-        return insufficient("OutOfpods", "pods", (1, others, pods));
+/// Do the pod's requests fit beside those of the others?
+pub fn resources(pod: &Pod, others: &[&Pod], allocatable: &List) -> Result<(), Rejection> {
+    let count = others.len() as i64;
+    let pods = amount(Some(allocatable), "pods").map_or(i64::MAX, |a| a.units());
+    if count + 1 > pods {
+        return insufficient("OutOfpods", "pods", (1, count, pods));
     }
     let mut names = vec![
         "cpu".to_owned(),
@@ -229,17 +230,16 @@ fn resources(pod: &Pod, node: &Node<'_>) -> Result<(), Rejection> {
         requests.unwrap_or_default().into_keys()
     });
     for name in asked {
-        if !names.contains(&name) && node.allocatable.contains_key(&name) {
+        if !names.contains(&name) && allocatable.contains_key(&name) {
             names.push(name);
         }
     }
     for name in names {
-        let Some(capacity) = amount(Some(node.allocatable), &name) else {
+        let Some(capacity) = amount(Some(allocatable), &name) else {
             continue;
         };
         let wanted = qos::pod_request(spec, &name);
-        let used: i128 = node
-            .others
+        let used: i128 = others
             .iter()
             .map(|p| qos::pod_request(pod::spec(p), &name).0)
             .sum();

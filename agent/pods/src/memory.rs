@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::ResourceRequirements;
+
 use crate::Now;
 use crate::action::{Action, ActionKey, Event, Hook, KillReason, Outcome};
 use crate::backoff::{Backoff, CRASH_CAP, CRASH_FIRST, RETRY_CAP, RETRY_FIRST};
@@ -45,6 +47,10 @@ pub struct PodMemory {
     pub(crate) unseen: BTreeMap<String, String>,
     /// By container id.
     pub(crate) kills: BTreeMap<String, Kill>,
+    /// By container id: resources given since it was created.
+    pub(crate) resized: BTreeMap<String, ResourceRequirements>,
+    /// By container id: why a resize did not go through.
+    pub(crate) resize_errors: BTreeMap<String, String>,
     /// Sandboxes stopped by this worker.
     pub(crate) stopped: BTreeSet<String>,
     /// The pod is on its way out.
@@ -118,6 +124,9 @@ impl PodMemory {
             .map(|c| c.id.as_str())
             .collect();
         self.kills.retain(|id, _| alive.contains(id.as_str()));
+        self.resized.retain(|id, _| alive.contains(id.as_str()));
+        self.resize_errors
+            .retain(|id, _| alive.contains(id.as_str()));
         self.unseen.retain(|id, sandbox| {
             let seen = observed.containers.iter().any(|c| c.id == *id);
             !seen && observed.sandboxes.iter().any(|s| s.id == *sandbox)
@@ -205,6 +214,10 @@ impl PodMemory {
                     self.post_start.insert(id, PostStart::Due);
                 }
             }
+            (ActionKey::Resize(id), Outcome::Resized(resources)) => {
+                self.resize_errors.remove(id);
+                self.resized.insert(id.clone(), *resources);
+            }
             (ActionKey::Hook(id, Hook::PostStart), _) => {
                 self.post_start.remove(id);
             }
@@ -248,6 +261,9 @@ impl PodMemory {
                 return;
             }
             ActionKey::Start(name) => self.wait(name, reason, message, now),
+            ActionKey::Resize(id) => {
+                self.resize_errors.insert(id.clone(), message.to_owned());
+            }
             ActionKey::Hook(id, Hook::PostStart) => {
                 if let Some(container) = inputs.observed.containers.iter().find(|c| c.id == *id) {
                     self.wait(

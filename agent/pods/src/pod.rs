@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec, Po
 
 use crate::action::PullPolicy;
 use crate::observed::ObservedPod;
+use crate::resize::Pending;
 use crate::resolve::NodeFacts;
 
 /// Everything a decision about one pod depends on, besides memory and time.
@@ -21,6 +22,8 @@ pub struct Inputs<'a> {
     /// The last status this agent sent; before the first, the API copy (for a static pod its mirror pod's).
     pub published: Option<&'a PodStatus>,
     pub node: &'a NodeFacts,
+    /// The pod asks for other resources than it has, and the node cannot give them; `pod` has those it was granted.
+    pub pending: Option<&'a Pending>,
 }
 
 /// What is to become of the pod, apart from what its own object says (deletion, deadline).

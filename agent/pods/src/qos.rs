@@ -3,7 +3,7 @@
 //! In: pod, node memory. Out: numbers and paths. Containers' own limits go to the runtime ([`container_resources`]); the
 //! pod's and the two QoS levels' cgroups are ours ([`pod_cgroup`], [`levels`]), so their cgroup v2 values are made here.
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 
 use crate::pod::{self, Kind, Member};
 use crate::quantity::{Amount, List, amount, milli, units};
@@ -151,18 +151,40 @@ pub fn weight(shares: u64) -> u64 {
     10f64.powf(exponent).ceil() as u64
 }
 
+/// The numbers of [`LinuxResources`] that a resize changes: CPU quota and shares, memory limit; 0: none.
+pub(crate) fn numbers(r: &LinuxResources) -> [i64; 3] {
+    // A quota of -1 is the kernel's word for none.
+    [
+        r.cpu_quota.max(0),
+        r.cpu_shares.max(MIN_SHARES as i64),
+        r.memory_limit.max(0),
+    ]
+}
+
+/// [`numbers`] of what a container asks for.
+pub(crate) fn applied(resources: Option<&ResourceRequirements>) -> [i64; 3] {
+    let limits = resources.and_then(|r| r.limits.as_ref());
+    let requests = resources.and_then(|r| r.requests.as_ref());
+    let cpu_limit = milli(limits, "cpu");
+    let cpu_request =
+        amount(requests, "cpu").map_or(cpu_limit, |a| u64::try_from(a.milli()).unwrap_or(0));
+    let signed = |v: u64| i64::try_from(v).unwrap_or(i64::MAX);
+    [
+        signed(quota(cpu_limit)),
+        signed(shares(cpu_request)),
+        signed(units(limits, "memory")),
+    ]
+}
+
 /// What the runtime is told about one container.
 pub fn container_resources(pod: &Pod, member: &Member<'_>, node: &NodeFacts) -> LinuxResources {
     let c = &member.spec;
-    let cpu_limit = milli(limits(c), "cpu");
-    let cpu_request =
-        amount(requests(c), "cpu").map_or(cpu_limit, |a| u64::try_from(a.milli()).unwrap_or(0));
-    let signed = |v: u64| i64::try_from(v).unwrap_or(i64::MAX);
+    let [cpu_quota, cpu_shares, memory_limit] = applied(c.resources.as_ref());
     LinuxResources {
-        cpu_period: signed(PERIOD),
-        cpu_quota: signed(quota(cpu_limit)),
-        cpu_shares: signed(shares(cpu_request)),
-        memory_limit: signed(units(limits(c), "memory")),
+        cpu_period: PERIOD as i64,
+        cpu_quota,
+        cpu_shares,
+        memory_limit,
         oom_score_adj: oom_score_adj(pod, member, node.memory),
         hugepage_limits: huge_pages(c),
         // One process of a container killed for memory leaves the others in a state nobody expects.

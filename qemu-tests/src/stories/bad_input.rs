@@ -241,7 +241,9 @@ fn corrupt_state(stage: &Stage) -> Result<()> {
     // The pod is the one from before the power cut: the API still calls it Ready while the node starts it again.
     wait::until("the corrupt file is kept aside", POD_START, || {
         let kept = seen(stage.sh(&tool, "grep -l garbage /host/state/node.json.*"))?;
-        check(!kept.trim().is_empty(), || "the corrupt file is gone".into())
+        check(!kept.trim().is_empty(), || {
+            "the corrupt file is gone".into()
+        })
     })?;
     stage.delete(&tool)
 }

@@ -186,11 +186,15 @@ fn earliest_token(context: &Context) -> Option<i64> {
 }
 
 /// Makes the pod's cgroup with its limits, and what is above it.
-async fn pod_cgroup(context: &Context) -> Result<(), String> {
+pub(super) async fn pod_cgroup(context: &Context) -> Result<(), String> {
+    set_pod_cgroup(context, qos::pod_cgroup(&context.pod)).await
+}
+
+/// Sets the limits of the pod's cgroup; makes it first where it is missing.
+pub(super) async fn set_pod_cgroup(context: &Context, cgroup: Cgroup) -> Result<(), String> {
     let Some(tree) = context.node.cgroups.clone() else {
         return Ok(());
     };
-    let cgroup = qos::pod_cgroup(&context.pod);
     // `memory.oom.group` belongs on containers (the runtime is told through `unified`): one container out of memory must
     // not end its neighbours.
     let work = move || apply(&tree, &cgroup);

@@ -54,6 +54,7 @@ impl Supervisor {
         let input = Input {
             pod: Arc::new(pod),
             fate: Fate::Removed,
+            pending: None,
             api: None,
         };
         self.spawn(uid, input);

@@ -369,3 +369,57 @@ async fn a_pod_that_has_ended_is_no_orphan_of_an_old_census() {
     supervisor.end_orphans(&BTreeMap::new(), true);
     assert!(supervisor.orphans.is_empty(), "{:?}", supervisor.orphans);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_resize_is_granted_when_the_node_has_it() {
+    let whole = whole(Rig::new("resize"));
+    whole.rig.fake.add_image(IMAGE);
+    let with = |cpu: &str| {
+        Arc::new(pod(&format!(
+            r#"{{"spec": {{"containers": [{{"name": "app", "image": "{IMAGE}",
+                "resources": {{"limits": {{"cpu": "{cpu}"}}, "requests": {{"cpu": "{cpu}"}}}}}}]}}}}"#
+        )))
+    };
+    whole.desired.send_replace(Desired::Pods(vec![with("1")]));
+    let running = |rig: &Rig| rig.phase("uid-1") == "Running";
+    whole.rig.until("running", 10, running).await;
+    let limit = |rig: &Rig| {
+        let views = rig.node.views.borrow();
+        let statuses = views["uid-1"].status.container_statuses.clone();
+        let resources = statuses.unwrap().remove(0).resources.unwrap();
+        resources.limits.unwrap()["cpu"].0.clone()
+    };
+    let pending = |rig: &Rig| {
+        let views = rig.node.views.borrow();
+        let conditions = views["uid-1"].status.conditions.clone().unwrap();
+        let found = conditions
+            .into_iter()
+            .find(|c| c.type_ == "PodResizePending");
+        found.and_then(|c| c.reason)
+    };
+    whole.desired.send_replace(Desired::Pods(vec![with("2")]));
+    whole
+        .rig
+        .until("resized", 10, |rig| limit(rig) == "2")
+        .await;
+    assert_eq!(pending(&whole.rig), None);
+    whole.desired.send_replace(Desired::Pods(vec![with("5")]));
+    let infeasible = |rig: &Rig| pending(rig).as_deref() == Some("Infeasible");
+    whole.rig.until("refused", 10, infeasible).await;
+    assert_eq!(limit(&whole.rig), "2", "it keeps what it has");
+    whole.desired.send_replace(Desired::Pods(vec![with("4")]));
+    whole
+        .rig
+        .until("resized again", 10, |rig| limit(rig) == "4")
+        .await;
+    whole
+        .rig
+        .until("settled", 10, |rig| pending(rig).is_none())
+        .await;
+    let journal = whole.rig.fake.take_journal();
+    assert!(
+        !journal.iter().any(|line| line.starts_with("stop")),
+        "{journal:?}"
+    );
+    whole.tasks.drain(Duration::from_secs(5)).await;
+}

@@ -117,6 +117,7 @@ impl Worker {
             observed: &self.observed,
             published: self.publisher.published(),
             node: &facts,
+            pending: input.pending.as_ref(),
         };
         let events = self.memory.finished(&inputs, &key, outcome, now);
         self.node.events(&input.pod, &self.uid, events);

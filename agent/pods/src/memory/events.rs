@@ -130,8 +130,29 @@ pub(super) fn ended(inputs: &Inputs<'_>, key: &ActionKey, outcome: &Outcome) -> 
                 event(false, "Started", format!("Container {name} started"), &path),
             ]
         }
+        Outcome::Resized(_) => {
+            let ActionKey::Resize(id) = key else {
+                return Vec::new();
+            };
+            let name = name_of(inputs, id);
+            let message = format!("Container {name} resized in place");
+            vec![event(
+                false,
+                "ResizeCompleted",
+                message,
+                &path(inputs, name),
+            )]
+        }
         Outcome::Done => Vec::new(),
     }
+}
+
+fn name_of<'a>(inputs: &Inputs<'a>, id: &str) -> &'a str {
+    let containers = &inputs.observed.containers;
+    containers
+        .iter()
+        .find(|c| c.id == id)
+        .map_or("", |c| c.name.as_str())
 }
 
 fn failure(inputs: &Inputs<'_>, key: &ActionKey, reason: &str, message: &str) -> Vec<Event> {
@@ -171,18 +192,19 @@ fn failure(inputs: &Inputs<'_>, key: &ActionKey, reason: &str, message: &str) ->
             &path(inputs, name),
         )],
         ActionKey::Hook(id, hook) => {
-            let name = inputs
-                .observed
-                .containers
-                .iter()
-                .find(|c| c.id == *id)
-                .map_or("", |c| c.name.as_str());
+            let name = name_of(inputs, id);
             let reason = match hook {
                 Hook::PostStart => "FailedPostStartHook",
                 Hook::PreStop => "FailedPreStopHook",
             };
             vec![event(true, reason, message.to_owned(), &path(inputs, name))]
         }
+        ActionKey::Resize(id) => vec![event(
+            true,
+            "ResizeError",
+            message.to_owned(),
+            &path(inputs, name_of(inputs, id)),
+        )],
         ActionKey::Remove(_) | ActionKey::Finish | ActionKey::Forget => Vec::new(),
     }
 }

@@ -173,10 +173,17 @@ impl Planner<'_> {
             self.kill_alone(c, member, KillReason::SpecChanged, &message);
             return false;
         }
-        if resize::resize(member, c) == Resize::Restart {
-            let message = format!("Container {} resize requires restart", c.name);
-            self.kill_alone(c, member, KillReason::Resized, &message);
-            return false;
+        match resize::resize(self.inputs, self.memory, member, c) {
+            Resize::None => {}
+            Resize::Restart => {
+                let message = format!("Container {} resize requires restart", c.name);
+                self.kill_alone(c, member, KillReason::Resized, &message);
+                return false;
+            }
+            Resize::InPlace => self.act(Action::Resize {
+                container: c.name.clone(),
+                id: c.id.clone(),
+            }),
         }
         if let Some((reason, message)) = self.memory.probes.failed(&c.name, &c.id) {
             self.kill_alone(c, member, reason, &message);

@@ -84,6 +84,7 @@ fn probe(w: &mut World, answer: &Answer) {
         observed: &w.observed,
         published: w.published.as_ref(),
         node: &w.node,
+        pending: None,
     };
     let (runs, _) = w.memory.probes.due(&inputs, at(w.now));
     assert!(!runs.is_empty(), "a probe is due");
@@ -405,6 +406,7 @@ fn clock_steps_of_a_year_neither_kill_nor_delay() {
                 observed: &w.observed,
                 published: w.published.as_ref(),
                 node: &w.node,
+                pending: None,
             };
             w.memory.observe(&inputs, now);
             super::plan(&inputs, &w.memory, now)

@@ -48,6 +48,7 @@ impl World {
             observed: &self.observed,
             published: self.published.as_ref(),
             node: &node,
+            pending: None,
         };
         self.set.sync(&inputs, ending, at(second));
     }
@@ -62,6 +63,7 @@ impl World {
             observed: &self.observed,
             published: None,
             node: &node,
+            pending: None,
         };
         let (runs, _) = self.set.due(&inputs, at(second));
         for run in &runs {
@@ -208,6 +210,7 @@ fn a_port_that_does_not_exist_fails_with_an_event() {
         observed: &w.observed,
         published: None,
         node: &node,
+        pending: None,
     };
     let (runs, events) = w.set.due(&inputs, at(100));
     assert_eq!(runs, []);
@@ -233,6 +236,7 @@ fn a_clock_step_of_a_year_fails_no_probe() {
             observed: &w.observed,
             published: None,
             node: &node,
+            pending: None,
         };
         w.set.sync(&inputs, false, later);
         assert_eq!(w.set.due(&inputs, later).0.len(), 2, "{step}");
@@ -254,6 +258,7 @@ fn a_run_carries_the_probes_timeout() {
         observed: &w.observed,
         published: None,
         node: &node,
+        pending: None,
     };
     let (runs, _) = w.set.due(&inputs, at(100));
     let timeouts: Vec<u64> = runs.iter().map(|r| r.timeout.as_secs()).collect();

@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, PodCondition, 
 
 use crate::Now;
 use crate::memory::PodMemory;
+use crate::observed::ObservedContainer;
 use crate::pod::{self, Fate, Inputs, Kind};
 use crate::resize::{self, Resize};
 
@@ -14,6 +15,7 @@ pub const CONTAINERS_READY: &str = "ContainersReady";
 pub const READY_TO_START: &str = "PodReadyToStartContainers";
 pub const DISRUPTION: &str = "DisruptionTarget";
 pub const RESIZE_PENDING: &str = "PodResizePending";
+pub const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
 
 /// Conditions that the node writes; all others belong to somebody else.
 pub const OURS: [&str; 5] = [
@@ -71,6 +73,7 @@ pub(super) fn all(
         ours.push(disrupted);
     }
     ours.extend(resize_pending(inputs));
+    ours.extend(resize_in_progress(inputs, memory));
     let generation = inputs.pod.metadata.generation;
     let mut conditions: Vec<PodCondition> = ours
         .into_iter()
@@ -85,6 +88,7 @@ pub(super) fn all(
         if !conditions.iter().any(|c| c.type_ == condition.type_)
             && !OURS.contains(&condition.type_.as_str())
             && condition.type_ != RESIZE_PENDING
+            && condition.type_ != RESIZE_IN_PROGRESS
         {
             conditions.push(condition.clone());
         }
@@ -266,23 +270,32 @@ fn disrupted(inputs: &Inputs<'_>, memory: &PodMemory) -> Option<Verdict> {
     })
 }
 
-/// Resources of running containers are not changed in place by this node: the request is answered, not ignored.
+/// The node cannot give what the pod asks for.
 fn resize_pending(inputs: &Inputs<'_>) -> Option<Verdict> {
-    let spec = pod::spec(inputs.pod);
-    let resized: Vec<String> = pod::members(spec)
-        .filter(|m| {
-            let last = inputs.observed.latest(m.name());
-            last.is_some_and(|c| resize::resize(m, c) == Resize::InPlace)
-        })
-        .map(|m| m.name().to_owned())
-        .collect();
-    (!resized.is_empty()).then(|| Verdict {
+    inputs.pending.map(|pending| Verdict {
         kind: RESIZE_PENDING,
         good: true,
-        reason: Some("Infeasible".into()),
-        message: Some(format!(
-            "this node resizes containers only by a restart: [{}]",
-            resized.join(" ")
-        )),
+        reason: Some(pending.reason.into()),
+        message: Some(pending.message.clone()),
+    })
+}
+
+/// A resize was granted and is not done in every container.
+fn resize_in_progress(inputs: &Inputs<'_>, memory: &PodMemory) -> Option<Verdict> {
+    let spec = pod::spec(inputs.pod);
+    let under_way: Vec<&ObservedContainer> = pod::members(spec)
+        .filter_map(|m| {
+            let last = inputs.observed.latest(m.name())?;
+            (resize::resize(inputs, memory, &m, last) != Resize::None).then_some(last)
+        })
+        .collect();
+    let error = under_way
+        .iter()
+        .find_map(|c| memory.resize_errors.get(&c.id));
+    (!under_way.is_empty()).then(|| Verdict {
+        kind: RESIZE_IN_PROGRESS,
+        good: true,
+        reason: error.map(|_| "Error".to_owned()),
+        message: error.cloned(),
     })
 }

@@ -12,7 +12,7 @@ use crate::backoff::CRASH_CAP;
 use crate::memory::{PodMemory, Waiting};
 use crate::observed::{ObservedContainer, State};
 use crate::pod::{self, Inputs, Kind, Member};
-use crate::spec::labels;
+use crate::resize;
 use crate::time::non_zero;
 
 /// The exit code of a container that the runtime lost.
@@ -66,7 +66,7 @@ fn status(
     let instances = inputs.observed.instances(member.name());
     let mut status = match instances.first() {
         None => unseen(inputs, memory, member),
-        Some(latest) => seen(inputs, member, latest, &instances[1..]),
+        Some(latest) => seen(inputs, memory, member, latest, &instances[1..]),
     };
     if memory.end.is_none() {
         wait(inputs, memory, now, member, &mut status);
@@ -114,11 +114,14 @@ fn unseen(inputs: &Inputs<'_>, memory: &PodMemory, member: &Member<'_>) -> Conta
 
 fn seen(
     inputs: &Inputs<'_>,
+    memory: &PodMemory,
     member: &Member<'_>,
     latest: &ObservedContainer,
     earlier: &[&ObservedContainer],
 ) -> ContainerStatus {
-    let resources = actual(member, latest).map(|r| ResourceRequirements { claims: None, ..r });
+    let resources = resize::actual(inputs, memory, member, latest)
+        .map(|r| ResourceRequirements { claims: None, ..r });
+    let allocated = member.spec.resources.as_ref();
     let ended = earlier.iter().find(|c| c.state == State::Exited);
     ContainerStatus {
         name: member.name().to_owned(),
@@ -132,7 +135,7 @@ fn seen(
         restart_count: i32::try_from(latest.attempt).unwrap_or(i32::MAX),
         state: Some(state(inputs, latest)),
         last_state: ended.map(|c| terminated(c)),
-        allocated_resources: resources.as_ref().and_then(|r| r.requests.clone()),
+        allocated_resources: allocated.and_then(|r| r.requests.clone()),
         resources,
         user: latest.user.as_ref().map(user),
         volume_mounts: mounts(&member.spec),
@@ -336,12 +339,4 @@ fn mounts(c: &Container) -> Option<Vec<VolumeMountStatus>> {
         volume_status: None,
     };
     Some(mounts.iter().map(of).collect())
-}
-
-/// The resources that an instance was created with; of one made by something older, what the pod says.
-pub(crate) fn actual(member: &Member<'_>, c: &ObservedContainer) -> Option<ResourceRequirements> {
-    match c.annotations.get(labels::RESOURCES) {
-        Some(json) => serde_json::from_str(json).ok(),
-        None => member.spec.resources.clone(),
-    }
 }

@@ -6,7 +6,7 @@
 use k8s_openapi::api::core::v1::PodStatus;
 use serde_json::{Map, Value, json};
 
-use super::conditions::{DISRUPTION, OURS, RESIZE_PENDING};
+use super::conditions::{DISRUPTION, OURS, RESIZE_IN_PROGRESS, RESIZE_PENDING};
 
 /// Lists that the API server would merge by key, and that are ours alone: they are replaced.
 const REPLACED: [&str; 2] = ["podIPs", "hostIPs"];
@@ -65,7 +65,10 @@ fn conditions(was: Option<&Value>, is: Option<&Value>) -> Vec<Value> {
     };
     let ours = |v: &Value| {
         let kind = kind(v);
-        OURS.contains(&kind.as_str()) || kind == DISRUPTION || kind == RESIZE_PENDING
+        OURS.contains(&kind.as_str())
+            || kind == DISRUPTION
+            || kind == RESIZE_PENDING
+            || kind == RESIZE_IN_PROGRESS
     };
     let (was, is) = (list(was), list(is));
     let mut out = Vec::new();

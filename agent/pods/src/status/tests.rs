@@ -473,48 +473,93 @@ fn a_patch_holds_only_what_changed() {
     );
 }
 
-#[test]
-fn a_resize_is_reported_as_infeasible() {
+/// A pod with one container of `cpu: 1` that is resized in place.
+fn resizable() -> World {
     let mut w = World::new(
-        r#""containers": [{"name": "c", "image": "i:1", "resources": {"limits": {"cpu": "1"}},
+        r#""containers": [{"name": "c", "image": "i:1", "resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "1"}},
             "resizePolicy": [{"resourceName": "cpu", "restartPolicy": "NotRequired"}]}]"#,
     );
     w.settle();
-    let pending = |w: &mut World| {
-        let list = w.status().conditions.unwrap();
-        list.iter()
-            .find(|c| c.type_ == "PodResizePending")
-            .map(|c| (c.reason.clone().unwrap(), c.message.clone().unwrap()))
-    };
-    let set = |w: &mut World, cpu: &str| {
-        let c = &mut w.pod.spec.as_mut().unwrap().containers[0];
-        let limits = c.resources.as_mut().unwrap().limits.as_mut().unwrap();
-        limits.insert(
-            "cpu".into(),
-            k8s_openapi::apimachinery::pkg::api::resource::Quantity(cpu.into()),
-        );
-    };
-    assert_eq!(pending(&mut w), None);
-    set(&mut w, "1000m");
-    assert_eq!(pending(&mut w), None, "the same amount");
-    set(&mut w, "2");
-    let (reason, message) = pending(&mut w).unwrap();
-    assert_eq!(reason, "Infeasible");
-    assert_eq!(
-        message,
-        "this node resizes containers only by a restart: [c]"
-    );
+    w
+}
+
+fn ask(w: &mut World, cpu: &str) {
+    let c = &mut w.pod.spec.as_mut().unwrap().containers[0];
+    let resources = c.resources.as_mut().unwrap();
+    for list in [&mut resources.limits, &mut resources.requests] {
+        let quantity = k8s_openapi::apimachinery::pkg::api::resource::Quantity(cpu.into());
+        list.as_mut().unwrap().insert("cpu".into(), quantity);
+    }
+}
+
+fn condition(w: &mut World, kind: &str) -> Option<(Option<String>, Option<String>)> {
+    let list = w.status().conditions.unwrap();
+    let found = list.into_iter().find(|c| c.type_ == kind)?;
+    assert_eq!(found.status, "True");
+    Some((found.reason, found.message))
+}
+
+fn cpu_limit(w: &mut World) -> String {
     let status = w.status().container_statuses.unwrap().remove(0);
+    status.resources.unwrap().limits.unwrap()["cpu"].0.clone()
+}
+
+#[test]
+fn a_resize_in_place_is_in_progress_until_the_runtime_has_it() {
+    let mut w = resizable();
+    ask(&mut w, "1000m");
     assert_eq!(
-        status.resources.unwrap().limits.unwrap()["cpu"].0,
-        "1",
-        "what it really has"
-    );
-    w.exit("c", 1);
-    w.settle();
-    assert_eq!(
-        pending(&mut w),
+        condition(&mut w, "PodResizeInProgress"),
         None,
-        "a new instance has the new resources"
+        "the same amount"
     );
+    ask(&mut w, "2");
+    assert_eq!(condition(&mut w, "PodResizeInProgress"), Some((None, None)));
+    assert_eq!(cpu_limit(&mut w), "1", "what it really has");
+    w.fail = vec![("Resize", "ResizeError")];
+    w.settle();
+    let (reason, message) = condition(&mut w, "PodResizeInProgress").unwrap();
+    assert_eq!(reason.as_deref(), Some("Error"));
+    assert_eq!(message.as_deref(), Some("no luck"));
+    w.fail.clear();
+    w.now += 600;
+    assert_eq!(w.settle(), ["resize c c-0"]);
+    assert_eq!(condition(&mut w, "PodResizeInProgress"), None);
+    assert_eq!(cpu_limit(&mut w), "2");
+}
+
+#[test]
+fn a_restarted_agent_knows_what_was_resized() {
+    let mut w = resizable();
+    ask(&mut w, "2");
+    w.settle();
+    w.restart_agent();
+    assert_eq!(cpu_limit(&mut w), "2");
+    assert_eq!(w.settle(), [""; 0]);
+    ask(&mut w, "500m");
+    w.restart_agent();
+    assert_eq!(
+        cpu_limit(&mut w),
+        "2",
+        "neither created with nor asked for: as published"
+    );
+    assert_eq!(w.settle(), ["resize c c-0"]);
+    assert_eq!(cpu_limit(&mut w), "500m");
+}
+
+#[test]
+fn a_resize_that_has_to_wait_says_why() {
+    let mut w = resizable();
+    w.pending = Some(crate::resize::Pending {
+        reason: "Deferred",
+        message: "Node didn't have enough resource: cpu".into(),
+    });
+    let (reason, message) = condition(&mut w, "PodResizePending").unwrap();
+    assert_eq!(reason.as_deref(), Some("Deferred"));
+    assert_eq!(
+        message.as_deref(),
+        Some("Node didn't have enough resource: cpu")
+    );
+    w.pending = None;
+    assert_eq!(condition(&mut w, "PodResizePending"), None);
 }

@@ -10,6 +10,7 @@ use crate::memory::PodMemory;
 use crate::observed::{Leftovers, ObservedContainer, ObservedPod, ObservedSandbox, State};
 use crate::plan::{Plan, plan};
 use crate::pod::{Fate, Inputs, member, spec};
+use crate::resize::Pending;
 use crate::resolve::NodeFacts;
 use crate::status;
 
@@ -20,6 +21,7 @@ pub struct World {
     pub memory: PodMemory,
     pub node: NodeFacts,
     pub published: Option<PodStatus>,
+    pub pending: Option<Pending>,
     /// Seconds since boot.
     pub now: u64,
     /// Actions whose key's name starts so are begun and do not end.
@@ -42,6 +44,7 @@ impl World {
             memory: PodMemory::default(),
             node: node(),
             published: None,
+            pending: None,
             now: 100,
             hold: BTreeSet::new(),
             fail: Vec::new(),
@@ -59,6 +62,7 @@ impl World {
             observed: &self.observed,
             published: self.published.as_ref(),
             node: &self.node,
+            pending: self.pending.as_ref(),
         };
         self.events.extend(memory.observe(&inputs, now));
         let planned = plan(&inputs, memory, now);
@@ -153,6 +157,7 @@ impl World {
             observed: &self.observed,
             published: self.published.as_ref(),
             node: &self.node,
+            pending: self.pending.as_ref(),
         };
         act(&mut self.memory, &inputs)
     }
@@ -213,6 +218,15 @@ impl World {
                 return self.start(container, *attempt, sandbox);
             }
             Action::KillContainer { container, .. } => self.exit(&container.clone(), 137),
+            Action::Resize { container, id } => {
+                let wanted = member(spec(&self.pod), container).unwrap();
+                let resources = wanted.spec.resources.clone().unwrap_or_default();
+                let applied = crate::qos::container_resources(&self.pod, &wanted, &self.node);
+                for c in self.observed.containers.iter_mut().filter(|c| c.id == *id) {
+                    c.resources = Some(applied.clone());
+                }
+                return Outcome::Resized(Box::new(resources));
+            }
             Action::RemoveContainer { id, .. } => self.observed.containers.retain(|c| c.id != *id),
             Action::RunHook { .. } | Action::Finish | Action::Forget => {}
         }
