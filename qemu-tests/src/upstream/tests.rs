@@ -6,7 +6,7 @@ use super::*;
 
 #[test]
 fn every_program_of_the_lists_is_in_the_table_and_its_module_exists() {
-    for name in [CONTROL_PLANE, PRODUCT, POD_IMAGES].concat() {
+    for name in [CONTROL_PLANE, PRODUCT, NODE_SOFTWARE, POD_IMAGES].concat() {
         let artefact = ARTEFACTS.iter().find(|artefact| artefact.name == name);
         let module = artefact.unwrap_or_else(|| panic!("{name}")).module;
         let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
