@@ -250,6 +250,10 @@ impl Cluster {
             max_pods: self.description.size.max_pods,
         };
         self.apply(&twin::config::node_object(&twin).to_string())?;
+        self.api.merge(
+            &format!("/api/v1/nodes/{name}/status"),
+            &twin::config::node_status(),
+        )?;
         let files = twin::config::files(&twin, &self.description.token, &self.pki)?;
         let mut vm = self.prepare(name, index, "")?;
         seed::write_files(&vm.directory().join("seed.img"), &files)?;

@@ -51,6 +51,14 @@ pub fn node_object(twin: &Twin) -> Value {
     })
 }
 
+/// Its status until then: a kubelet complains, with the whole object, about a Node that has no such condition.
+pub fn node_status() -> Value {
+    json!({"status": {"conditions": [{
+        "type": "Ready", "status": "False", "reason": "NotStarted", "message": "the machine has not been started",
+        "lastHeartbeatTime": null, "lastTransitionTime": null,
+    }]}})
+}
+
 /// The files of the seed volume: name and text.
 pub fn files(twin: &Twin, token: &Token, pki: &Pki) -> Result<Vec<(&'static str, String)>> {
     let server = format!("https://{SERVER}:{PORT}");
@@ -116,6 +124,8 @@ fn kubelet(twin: &Twin) -> Value {
         "rotateCertificates": true,
         "serverTLSBootstrap": true,
         "staticPodPath": "/etc/kubernetes/manifests",
+        // Below the usual one the root is read-only.
+        "volumePluginDir": "/var/lib/kubelet/volume-plugins",
     })
 }
 
