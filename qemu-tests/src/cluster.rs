@@ -221,10 +221,8 @@ impl Cluster {
             Software::Kedge => {
                 let mut config = self.node_config(name);
                 if self.description.size.max_pods != MAX_PODS {
-                    config.extra = format!(
-                        "kubelet:\n  maxPods: {}\n",
-                        self.description.size.max_pods
-                    );
+                    config.extra =
+                        format!("kubelet:\n  maxPods: {}\n", self.description.size.max_pods);
                 }
                 self.prepare(name, index, &config.yaml())
             }
@@ -242,9 +240,7 @@ impl Cluster {
             name: name.to_owned(),
             index,
             peers: nodes
-                .filter(|(peer, at)| {
-                    *at != index && self.software(peer) == Software::Upstream
-                })
+                .filter(|(peer, at)| *at != index && self.software(peer) == Software::Upstream)
                 .map(|(_, at)| at)
                 .collect(),
             max_pods: self.description.size.max_pods,

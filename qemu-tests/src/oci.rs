@@ -56,9 +56,10 @@ pub fn ensure(cache: &Path, programs: &Programs) -> Result<PathBuf> {
 /// A layout with the sandbox image, for nodes without the agent that serves it from their own root.
 pub fn sandbox(cache: &Path, pause: &Path) -> Result<PathBuf> {
     let program = fs::read(pause).with_context(|| format!("read {}", pause.display()))?;
-    let layout = cache
-        .join("images")
-        .join(format!("sandbox-{}", crate::pki::hex(&Sha256::digest(program)[..8])));
+    let layout = cache.join("images").join(format!(
+        "sandbox-{}",
+        crate::pki::hex(&Sha256::digest(program)[..8])
+    ));
     if layout.join("index.json").is_file() {
         return Ok(layout);
     }

@@ -101,14 +101,14 @@ pub fn ensure(artefacts: &mut Artefacts, progress: &Progress) -> Result<()> {
         upstream::NODE_SOFTWARE,
         progress,
     )?;
-    let step = progress.step(
-        "Debian's mount and nftables",
-        Some(Duration::from_secs(20)),
-    );
+    let step = progress.step("Debian's mount and nftables", Some(Duration::from_secs(20)));
     let busybox = debian::ensure(&cache)?.busybox;
     let packages = debian::unpacked(&cache, PACKAGES)?;
     step.done();
-    let step = progress.step("volume with upstream's software", Some(Duration::from_secs(10)));
+    let step = progress.step(
+        "volume with upstream's software",
+        Some(Duration::from_secs(10)),
+    );
     let mut programs: Vec<(&str, PathBuf)> = Vec::new();
     for name in upstream::NODE_SOFTWARE {
         programs.push((name, built.path(name)?.to_owned()));

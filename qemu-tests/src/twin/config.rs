@@ -154,7 +154,9 @@ fn cni(twin: &Twin) -> Value {
 
 /// Every image comes from the rig's registry, the sandbox's among them: there is no agent that serves it from the root.
 fn hosts() -> String {
-    format!("[host.\"http://{SERVER}:{REGISTRY_PORT}\"]\n  capabilities = [\"pull\", \"resolve\"]\n")
+    format!(
+        "[host.\"http://{SERVER}:{REGISTRY_PORT}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
+    )
 }
 
 /// Pod traffic that leaves the cluster takes the node's address.
@@ -199,8 +201,15 @@ mod tests {
             .map(|(name, text)| (*name, text.as_bytes()))
             .collect();
         kedge_image::seed::volume("KEDGE-SEED", &all).unwrap();
-        let conflist = &files.iter().find(|(name, _)| name.ends_with("conflist")).unwrap().1;
-        let range = node_object(&twin())["spec"]["podCIDR"].as_str().unwrap().to_owned();
+        let conflist = &files
+            .iter()
+            .find(|(name, _)| name.ends_with("conflist"))
+            .unwrap()
+            .1;
+        let range = node_object(&twin())["spec"]["podCIDR"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         assert!(conflist.contains(&range) && range == "10.244.152.0/24");
     }
 

@@ -76,7 +76,10 @@ fn fill(root: &Path, content: &Content<'_>) -> Result<()> {
         let bytes = fs::read(&source).with_context(|| format!("read {}", source.display()))?;
         let name = source.file_name().context("a program has a name")?;
         let target = root.join("bin").join(name);
-        write(&target, &with_own_loader(bytes).context(program.to_string())?)?;
+        write(
+            &target,
+            &with_own_loader(bytes).context(program.to_string())?,
+        )?;
     }
     libraries(root, content.packages)
 }
@@ -186,7 +189,12 @@ fn size(root: &Path) -> Result<u64> {
 fn digest(root: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     for path in files(root)? {
-        hash.update(path.strip_prefix(root).unwrap_or(&path).as_os_str().as_encoded_bytes());
+        hash.update(
+            path.strip_prefix(root)
+                .unwrap_or(&path)
+                .as_os_str()
+                .as_encoded_bytes(),
+        );
         hash.update([0]);
         hash.update(Sha256::digest(
             fs::read(&path).with_context(|| format!("read {}", path.display()))?,
@@ -219,7 +227,10 @@ mod tests {
         let changed = with_own_loader(program).unwrap();
         assert_eq!(changed.len(), length);
         let text = String::from_utf8_lossy(&changed).into_owned();
-        assert!(text.contains("/run/kedge/test/lib/ld.so\0\0\0rest"), "{text:?}");
+        assert!(
+            text.contains("/run/kedge/test/lib/ld.so\0\0\0rest"),
+            "{text:?}"
+        );
         assert!(with_own_loader(b"static".to_vec()).is_err());
     }
 
