@@ -152,6 +152,17 @@ pub fn build(inputs: &Inputs) -> Result<Manifest> {
     Ok(manifest)
 }
 
+/// The sandbox image as the root holds it, from a static pause program for this kind of machine.
+pub fn sandbox_image(pause: &Path) -> Result<oci::Image> {
+    let bytes = fs::read(pause).at("read program", pause)?;
+    let architecture = elf::Elf::parse(&bytes).map(|elf| elf.architecture());
+    let architecture = architecture.ok_or_else(|| Error::Program {
+        path: pause.to_owned(),
+        problem: "is not a 64-bit ELF program".to_owned(),
+    })?;
+    root::pause_image(pause, &architecture)
+}
+
 fn versions(upstream: &Path) -> Result<BTreeMap<String, String>> {
     let path = upstream.join(VERSIONS);
     if !path.is_file() {

@@ -147,7 +147,7 @@ fn add_modules(tree: &mut Tree, kernel: &Kernel, modules: &ModuleSet) -> Result<
     Ok(())
 }
 
-fn pause_image(program: &std::path::Path, architecture: &str) -> Result<Image> {
+pub fn pause_image(program: &std::path::Path, architecture: &str) -> Result<Image> {
     let mut tree = Tree::new();
     tree.file_from("pause", 0o755, program)?;
     Ok(Image {

@@ -37,6 +37,9 @@ pub struct Artefacts {
     pub images: Vec<PathBuf>,
     /// The static probe program.
     pub probe: PathBuf,
+    /// The volume with upstream's node software, where a cluster has such nodes.
+    #[serde(default)]
+    pub twin: Option<PathBuf>,
 }
 
 impl Artefacts {
@@ -109,7 +112,10 @@ pub fn build(profile: Profile, progress: &Progress) -> Result<Artefacts> {
         coredns: built.path("coredns")?.to_owned(),
         busybox: packages.busybox.clone(),
     };
-    let images = vec![oci::ensure(&cache, &programs)?];
+    let images = vec![
+        oci::ensure(&cache, &programs)?,
+        oci::sandbox(&cache, &ours.join("kedge-pause"))?,
+    ];
     step.done();
     Ok(Artefacts {
         programs: built.directory("control-plane", upstream::CONTROL_PLANE)?,
@@ -118,6 +124,7 @@ pub fn build(profile: Profile, progress: &Progress) -> Result<Artefacts> {
         product,
         image,
         images,
+        twin: None,
     })
 }
 

@@ -38,11 +38,7 @@ fn stage(dirs: &Dirs) -> Result<(Cluster, Holder, Artefacts)> {
     }
     let progress = Progress::new(artefacts::steps() + up::STEPS);
     let artefacts = artefacts::build(Profile::Release, &progress)?;
-    let options = up::Options {
-        nodes: 1,
-        probe: true,
-        accel: artefacts.accel()?,
-    };
+    let options = up::Options::new(1, artefacts.accel()?);
     let (cluster, holder) = up::control_plane(&dirs, &artefacts, &options, &progress)?;
     Ok((cluster, holder, artefacts))
 }

@@ -21,8 +21,11 @@ use crate::qemu::{Accel, Vm};
 use crate::seed::{self, NodeConfig};
 use crate::supervisor::client::Client;
 use crate::supervisor::protocol::Request;
+use crate::twin::{self, Software, config::Twin};
 
 pub const NODE_MEMORY_MIB: u32 = 512;
+/// Kubernetes' default.
+const MAX_PODS: u32 = 110;
 /// Without a kernel stack of messages on the emulated serial line a boot is seconds shorter; warnings stay.
 const APPEND: &str = "console=ttyS0 loglevel=4 panic=10 mitigations=off net.ifnames=0";
 /// Makes init mount the test volume and run its services: only the rig's test nodes have both.
@@ -36,8 +39,30 @@ pub struct Description {
     pub ca_hash: String,
     pub accel: Accel,
     pub nodes: Vec<String>,
+    /// Those of them that run upstream's software.
+    #[serde(default)]
+    pub twins: Vec<String>,
+    pub size: Size,
     /// The node machines carry the probe volume.
     pub probe: bool,
+}
+
+/// What each machine has of memory and CPUs, and the kubelet's limit of pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    pub memory_mib: u32,
+    pub cpus: u8,
+    pub max_pods: u32,
+}
+
+impl Default for Size {
+    fn default() -> Self {
+        Self {
+            memory_mib: NODE_MEMORY_MIB,
+            cpus: 1,
+            max_pods: MAX_PODS,
+        }
+    }
 }
 
 pub struct Cluster {
@@ -181,6 +206,58 @@ impl Cluster {
         NodeConfig::new(name, &self.description.token, &self.description.ca_hash)
     }
 
+    /// Which software a node of this cluster runs.
+    pub fn software(&self, name: &str) -> Software {
+        if self.description.twins.iter().any(|twin| twin == name) {
+            Software::Upstream
+        } else {
+            Software::Kedge
+        }
+    }
+
+    /// The machine of one of the cluster's nodes, by the software it runs.
+    pub fn prepare_node(&self, name: &str, index: u8) -> Result<Vm> {
+        match self.software(name) {
+            Software::Kedge => {
+                let mut config = self.node_config(name);
+                if self.description.size.max_pods != MAX_PODS {
+                    config.extra =
+                        format!("kubelet:\n  maxPods: {}\n", self.description.size.max_pods);
+                }
+                self.prepare(name, index, &config.yaml())
+            }
+            Software::Upstream => self.prepare_twin(name, index),
+        }
+    }
+
+    /// A machine with upstream's software, and the Node object that it will take over.
+    fn prepare_twin(&self, name: &str, index: u8) -> Result<Vm> {
+        let Some(volume) = &self.description.artefacts.twin else {
+            bail!("{name} is to run upstream's software, which this cluster was made without");
+        };
+        let nodes = self.description.nodes.iter().zip(1u8..);
+        let twin = Twin {
+            name: name.to_owned(),
+            index,
+            peers: nodes
+                .filter(|(peer, at)| *at != index && self.software(peer) == Software::Upstream)
+                .map(|(_, at)| at)
+                .collect(),
+            max_pods: self.description.size.max_pods,
+        };
+        self.apply(&twin::config::node_object(&twin).to_string())?;
+        self.api.merge(
+            &format!("/api/v1/nodes/{name}/status"),
+            &twin::config::node_status(),
+        )?;
+        let files = twin::config::files(&twin, &self.description.token, &self.pki)?;
+        let mut vm = self.prepare(name, index, "")?;
+        seed::write_files(&vm.directory().join("seed.img"), &files)?;
+        vm.read_only_disks = vec![volume.clone()];
+        vm.append = format!("{APPEND} {APPEND_PROBE}");
+        Ok(vm)
+    }
+
     /// Makes the files of a machine: a sparse copy of the image, the seed, the probe volume. `config` is the seed's text.
     pub fn prepare(&self, name: &str, index: u8, config: &str) -> Result<Vm> {
         let directory = self.dirs.vm(name);
@@ -202,8 +279,8 @@ impl Cluster {
             name: name.to_owned(),
             index,
             accel: self.description.accel,
-            memory_mib: NODE_MEMORY_MIB,
-            cpus: 1,
+            memory_mib: self.description.size.memory_mib,
+            cpus: self.description.size.cpus,
             kernel: image.join(kedge_image::KERNEL),
             initrd: image.join(kedge_image::INITRAMFS),
             append,

@@ -19,6 +19,7 @@ use kedge_qemu_tests::stories::{self, Tally};
 use kedge_qemu_tests::supervisor::client::Client;
 use kedge_qemu_tests::supervisor::protocol::Action;
 use kedge_qemu_tests::supervisor::{self, ns};
+use kedge_qemu_tests::twin::{self, Mix};
 use kedge_qemu_tests::up;
 
 use super::{Bench, Command, Ring, TestArgs, UpArgs};
@@ -61,13 +62,17 @@ fn up(args: &UpArgs) -> Result<()> {
         return status();
     }
     ns::check()?;
+    let software = args.mix();
     let progress = Progress::new(artefacts::steps() + up::STEPS);
-    let artefacts = artefacts::build(Profile::Story, &progress)?;
-    let accel = artefacts.accel()?;
+    let mut artefacts = artefacts::build(Profile::Story, &progress)?;
+    if software != Mix::Kedge {
+        progress.add(twin::steps());
+        twin::ensure(&mut artefacts, &progress)?;
+    }
     let options = up::Options {
-        nodes: args.nodes.into(),
-        probe: true,
-        accel,
+        software,
+        size: args.size(),
+        ..up::Options::new(args.node_count(), artefacts.accel()?)
     };
     let (cluster, holder) = up::control_plane(&dirs, &artefacts, &options, &progress)?;
     let nodes = up::nodes(&cluster, &progress)?;

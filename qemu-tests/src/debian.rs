@@ -4,6 +4,7 @@
 //! configuration, lists and cache of its own, so the system's are neither read (but for mirror and proxy) nor changed, and no root
 //! rights are needed. Signatures are apt's to check. What is there is reused without a word to the network until [`refresh`].
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -67,6 +68,34 @@ pub fn refresh(cache: &Path) -> Result<Packages> {
     let state = root.join(STATE);
     fs::write(&state, text).with_context(|| format!("write {}", state.display()))?;
     Ok(packages)
+}
+
+/// The directories of further packages, unpacked; fetched unless every one was fetched before.
+pub fn unpacked(cache: &Path, names: &[&str]) -> Result<Vec<PathBuf>> {
+    let root = cache.join("debian");
+    let state = root.join("further-packages.json");
+    let known: BTreeMap<String, PathBuf> = fs::read(&state)
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok())
+        .unwrap_or_default();
+    let there = |name: &&str| known.get(*name).filter(|path| path.is_dir()).cloned();
+    let found: Vec<PathBuf> = names.iter().filter_map(there).collect();
+    if found.len() == names.len() {
+        return Ok(found);
+    }
+    let apt = Apt::new(&root, &mirror()?)?;
+    apt.run("apt-get", &["update", "-q"])?;
+    apt.run("apt-get", &[&["download", "-q"], names].concat())?;
+    let mut fetched = known;
+    let mut paths = Vec::new();
+    for name in names {
+        let path = unpack(&root, &apt.downloaded(name)?)?;
+        fetched.insert((*name).to_owned(), path.clone());
+        paths.push(path);
+    }
+    let text = serde_json::to_vec_pretty(&fetched).context("encode package list")?;
+    fs::write(&state, text).with_context(|| format!("write {}", state.display()))?;
+    Ok(paths)
 }
 
 fn known(root: &Path) -> Option<Packages> {

@@ -28,6 +28,7 @@ pub mod seed;
 pub mod sntp;
 pub mod stories;
 pub mod supervisor;
+pub mod twin;
 pub mod up;
 pub mod upstream;
 pub mod wait;

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kedge_qemu_tests::cluster::Size;
+use kedge_qemu_tests::twin::Mix;
 
 #[derive(Parser)]
 #[command(
@@ -24,7 +26,7 @@ struct Cli {
 enum Command {
     /// Build everything, boot a control plane and three nodes, wait until all are Ready.
     #[command(
-        after_help = "Example:\n  cargo rig up\n  cargo rig up --nodes 1\n\nThe cluster keeps running in the background; end it with `cargo rig down`."
+        after_help = "Example:\n  cargo rig up\n  cargo rig up --nodes 1\n  cargo rig up --node-software upstream\n  cargo rig up --mixed\n\nThe cluster keeps running in the background; end it with `cargo rig down`."
     )]
     Up(UpArgs),
     /// Pass all tests: format, lints, unit, golden, kernel and VM stories.
@@ -86,9 +88,50 @@ enum Command {
 
 #[derive(Args)]
 pub struct UpArgs {
-    /// How many nodes.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(0..=20))]
-    nodes: u8,
+    /// How many nodes [default: 3, or 2 with --mixed].
+    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=20))]
+    nodes: Option<u8>,
+    /// What makes the machines nodes: ours, or upstream's kubelet, kube-proxy and CNI plugins.
+    #[arg(long, value_enum, default_value_t = NodeSoftware::Kedge)]
+    node_software: NodeSoftware,
+    /// One node of each software in turn, beginning with Kedge.
+    #[arg(long, conflicts_with = "node_software")]
+    mixed: bool,
+    /// Memory of each machine in MiB.
+    #[arg(long, default_value_t = Size::default().memory_mib, value_parser = clap::value_parser!(u32).range(128..))]
+    memory: u32,
+    /// CPUs of each machine.
+    #[arg(long, default_value_t = Size::default().cpus, value_parser = clap::value_parser!(u8).range(1..=16))]
+    cpus: u8,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NodeSoftware {
+    Kedge,
+    Upstream,
+}
+
+impl UpArgs {
+    fn mix(&self) -> Mix {
+        match self.node_software {
+            _ if self.mixed => Mix::Mixed,
+            NodeSoftware::Kedge => Mix::Kedge,
+            NodeSoftware::Upstream => Mix::Upstream,
+        }
+    }
+
+    fn node_count(&self) -> usize {
+        let usual = if self.mixed { 2 } else { 3 };
+        self.nodes.unwrap_or(usual).into()
+    }
+
+    fn size(&self) -> Size {
+        Size {
+            memory_mib: self.memory,
+            cpus: self.cpus,
+            ..Size::default()
+        }
+    }
 }
 
 #[derive(Args)]

@@ -53,6 +53,27 @@ pub fn ensure(cache: &Path, programs: &Programs) -> Result<PathBuf> {
     Ok(layout)
 }
 
+/// A layout with the sandbox image, for nodes without the agent that serves it from their own root.
+pub fn sandbox(cache: &Path, pause: &Path) -> Result<PathBuf> {
+    let program = fs::read(pause).with_context(|| format!("read {}", pause.display()))?;
+    let layout = cache.join("images").join(format!(
+        "sandbox-{}",
+        crate::pki::hex(&Sha256::digest(program)[..8])
+    ));
+    if layout.join("index.json").is_file() {
+        return Ok(layout);
+    }
+    let image = kedge_image::sandbox_image(pause).context("make the sandbox image")?;
+    let fresh = cache.join(format!("images/.sandbox.{}", std::process::id()));
+    write_layout(&fresh, &[image])
+        .with_context(|| format!("write image layout {}", fresh.display()))?;
+    if fs::rename(&fresh, &layout).is_err() {
+        // Another rig was faster, with the same content.
+        fs::remove_dir_all(&fresh).with_context(|| format!("delete {}", fresh.display()))?;
+    }
+    Ok(layout)
+}
+
 fn key(programs: &Programs) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(format!("{RECIPE} {AGNHOST} {BUSYBOX} {}", coredns_name()));

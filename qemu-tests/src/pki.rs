@@ -52,7 +52,7 @@ struct Leaf {
 
 const AUTHORITIES: [&str; 3] = ["ca", "front-proxy-ca", "etcd-ca"];
 
-const LEAVES: [Leaf; 8] = [
+const LEAVES: [Leaf; 9] = [
     Leaf {
         file: "etcd",
         common_name: "etcd",
@@ -95,6 +95,7 @@ const LEAVES: [Leaf; 8] = [
         "ca",
     ),
     client("scheduler", "system:kube-scheduler", None, "ca"),
+    client("kube-proxy", "system:kube-proxy", None, "ca"),
 ];
 
 const fn client(
@@ -287,7 +288,7 @@ fn subject(common_name: &str, organization: Option<&str>) -> DistinguishedName {
     name
 }
 
-fn encode(text: &str) -> String {
+pub fn encode(text: &str) -> String {
     base64::engine::general_purpose::STANDARD.encode(text)
 }
 

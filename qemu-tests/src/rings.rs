@@ -140,11 +140,7 @@ fn fresh_cluster(dirs: &Dirs) -> Result<(Cluster, crate::supervisor::client::Hol
     }
     let progress = Progress::new(artefacts::steps() + up::STEPS);
     let artefacts = artefacts::build(Profile::Story, &progress)?;
-    let options = up::Options {
-        nodes: 3,
-        probe: true,
-        accel: artefacts.accel()?,
-    };
+    let options = up::Options::new(3, artefacts.accel()?);
     let (cluster, holder) = up::control_plane(dirs, &artefacts, &options, &progress)?;
     up::nodes(&cluster, &progress)?;
     Ok((cluster, holder))

@@ -69,6 +69,16 @@ pub fn write(path: &Path, config: &str) -> Result<()> {
     .with_context(|| format!("write the seed volume {}", path.display()))
 }
 
+/// Writes a seed volume with other files, for a machine that runs other software.
+pub fn write_files(path: &Path, files: &[(&str, String)]) -> Result<()> {
+    let files: Vec<(&str, &[u8])> = files
+        .iter()
+        .map(|(name, text)| (*name, text.as_bytes()))
+        .collect();
+    kedge_image::seed::write(path, paths::LABEL_SEED, &files)
+        .with_context(|| format!("write the seed volume {}", path.display()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

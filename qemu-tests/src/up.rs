@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::api::{self, Api, text_at};
 use crate::artefacts::Artefacts;
-use crate::cluster::{Cluster, Description};
+use crate::cluster::{Cluster, Description, Size};
 use crate::controlplane::bootstrap::{self, NODE_PROXIER, Token};
 use crate::controlplane::plan::{PORT, SERVER};
 use crate::controlplane::{last_lines, wait_ready};
@@ -23,6 +23,7 @@ use crate::progress::Progress;
 use crate::qemu::Accel;
 use crate::supervisor::Spec;
 use crate::supervisor::client::{Client, Holder};
+use crate::twin::{Mix, Software};
 use crate::wait::{self, seen};
 
 const TOKEN_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -37,9 +38,24 @@ const PRODUCT_SERVICES: &str = include_str!("../../image/src/root/services");
 
 pub struct Options {
     pub nodes: usize,
+    pub software: Mix,
+    pub size: Size,
     /// Give every machine the probe volume.
     pub probe: bool,
     pub accel: Accel,
+}
+
+impl Options {
+    /// Nodes of the usual size with Kedge and the probe.
+    pub fn new(nodes: usize, accel: Accel) -> Self {
+        Self {
+            nodes,
+            software: Mix::default(),
+            size: Size::default(),
+            probe: true,
+            accel,
+        }
+    }
 }
 
 /// Makes the cluster's directory anew and starts supervisor and control plane in it.
@@ -64,9 +80,12 @@ pub fn control_plane(
         token: Token::from_random(&random()?),
         ca_hash: pki.ca_hash()?,
         accel: options.accel,
-        nodes: (1..=options.nodes)
-            .map(|number| format!("node{number}"))
+        nodes: (1..=options.nodes).map(node_name).collect(),
+        twins: (1..=options.nodes)
+            .filter(|number| options.software.of(*number) == Software::Upstream)
+            .map(node_name)
             .collect(),
+        size: options.size,
         probe: options.probe,
     };
     Cluster::save_description(dirs, &description)?;
@@ -106,6 +125,10 @@ pub fn control_plane(
     }
     step.done();
     Ok((cluster, holder))
+}
+
+fn node_name(number: usize) -> String {
+    format!("node{number}")
 }
 
 /// An ext4 volume with the probe and a service table that runs it beside the product's own services.
@@ -182,7 +205,7 @@ pub fn nodes(cluster: &Cluster, progress: &Progress) -> Result<Vec<Value>> {
     let step = progress.step("nodes", Some(Duration::from_secs(60)));
     for (number, name) in cluster.description.nodes.iter().enumerate() {
         let index = u8::try_from(number + 1).context("too many nodes")?;
-        let vm = cluster.prepare(name, index, &cluster.node_config(name).yaml())?;
+        let vm = cluster.prepare_node(name, index)?;
         cluster.launch(&vm)?;
     }
     let mut told = 0;

@@ -23,6 +23,7 @@ pub const KUBERNETES: &str = "v1.37.1";
 pub const CONTAINERD: &str = "v2.4.2";
 pub const RUNC: &str = "1.5.2";
 pub const COREDNS: &str = "v1.15.0";
+pub const CNI_PLUGINS: &str = "v1.9.1";
 
 #[derive(Debug, Clone, Copy)]
 pub struct Artefact {
@@ -76,6 +77,19 @@ const fn containerd(name: &'static str, package: &'static str, estimate: u64) ->
     }
 }
 
+const fn cni(name: &'static str, package: &'static str, estimate: u64) -> Artefact {
+    Artefact {
+        name,
+        module: "cni",
+        package,
+        version: CNI_PLUGINS,
+        cgo: false,
+        tags: "",
+        stamp: Stamp::None,
+        estimate,
+    }
+}
+
 /// Modules are built in the order they first appear: the longest first.
 pub const ARTEFACTS: &[Artefact] = &[
     Artefact {
@@ -95,6 +109,8 @@ pub const ARTEFACTS: &[Artefact] = &[
         115,
     ),
     kubernetes("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler", 13),
+    kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet", 25),
+    kubernetes("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy", 12),
     kubernetes("agnhost", "k8s.io/kubernetes/test/images/agnhost", 6),
     Artefact {
         name: "coredns",
@@ -127,6 +143,21 @@ pub const ARTEFACTS: &[Artefact] = &[
         stamp: Stamp::Runc,
         estimate: 9,
     },
+    cni(
+        "bridge",
+        "github.com/containernetworking/plugins/plugins/main/bridge",
+        4,
+    ),
+    cni(
+        "host-local",
+        "github.com/containernetworking/plugins/plugins/ipam/host-local",
+        1,
+    ),
+    cni(
+        "portmap",
+        "github.com/containernetworking/plugins/plugins/meta/portmap",
+        1,
+    ),
 ];
 
 /// What the control plane and the rig run.
@@ -139,6 +170,8 @@ pub const CONTROL_PLANE: &[&str] = &[
 ];
 /// What goes into the product's root.
 pub const PRODUCT: &[&str] = &["containerd", "containerd-shim-runc-v2", "runc"];
+/// What takes the place of `kedge` on a node with upstream's software.
+pub const NODE_SOFTWARE: &[&str] = &["kubelet", "kube-proxy", "bridge", "host-local", "portmap"];
 /// What goes into pod images.
 pub const POD_IMAGES: &[&str] = &["agnhost", "coredns"];
 

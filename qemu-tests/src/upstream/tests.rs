@@ -6,7 +6,7 @@ use super::*;
 
 #[test]
 fn every_program_of_the_lists_is_in_the_table_and_its_module_exists() {
-    for name in [CONTROL_PLANE, PRODUCT, POD_IMAGES].concat() {
+    for name in [CONTROL_PLANE, PRODUCT, NODE_SOFTWARE, POD_IMAGES].concat() {
         let artefact = ARTEFACTS.iter().find(|artefact| artefact.name == name);
         let module = artefact.unwrap_or_else(|| panic!("{name}")).module;
         let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -110,6 +110,9 @@ fn programs_of_one_module_stay_together_in_order() {
     let wanted: Vec<&Artefact> = ARTEFACTS.iter().collect();
     let groups = by_module(&wanted);
     let modules: Vec<_> = groups.iter().map(|group| group[0].module).collect();
-    assert_eq!(modules, ["kubernetes", "coredns", "containerd", "runc"]);
+    assert_eq!(
+        modules,
+        ["kubernetes", "coredns", "containerd", "runc", "cni"]
+    );
     assert_eq!(groups.iter().map(Vec::len).sum::<usize>(), ARTEFACTS.len());
 }
