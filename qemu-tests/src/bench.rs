@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::api::{self, text_at};
 use crate::artefacts::{self, Artefacts, Profile};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, NODE_MEMORY_MIB};
 use crate::dirs::Dirs;
 use crate::oci;
 use crate::progress::Progress;
@@ -41,6 +41,7 @@ fn stage(dirs: &Dirs) -> Result<(Cluster, Holder, Artefacts)> {
     let options = up::Options {
         nodes: 1,
         probe: true,
+        memory_mib: NODE_MEMORY_MIB,
         accel: artefacts.accel()?,
     };
     let (cluster, holder) = up::control_plane(&dirs, &artefacts, &options, &progress)?;

@@ -38,6 +38,8 @@ pub struct Description {
     pub nodes: Vec<String>,
     /// The node machines carry the probe volume.
     pub probe: bool,
+    /// Memory of each node.
+    pub memory_mib: u32,
 }
 
 pub struct Cluster {
@@ -202,7 +204,7 @@ impl Cluster {
             name: name.to_owned(),
             index,
             accel: self.description.accel,
-            memory_mib: NODE_MEMORY_MIB,
+            memory_mib: self.description.memory_mib,
             cpus: 1,
             kernel: image.join(kedge_image::KERNEL),
             initrd: image.join(kedge_image::INITRAMFS),

@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::artefacts::{self, Profile, cargo, workspace};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, NODE_MEMORY_MIB};
 use crate::dirs::Dirs;
 use crate::progress::Progress;
 use crate::stories::{self, Story, Tally};
@@ -143,6 +143,7 @@ fn fresh_cluster(dirs: &Dirs) -> Result<(Cluster, crate::supervisor::client::Hol
     let options = up::Options {
         nodes: 3,
         probe: true,
+        memory_mib: NODE_MEMORY_MIB,
         accel: artefacts.accel()?,
     };
     let (cluster, holder) = up::control_plane(dirs, &artefacts, &options, &progress)?;

@@ -39,6 +39,7 @@ pub struct Options {
     pub nodes: usize,
     /// Give every machine the probe volume.
     pub probe: bool,
+    pub memory_mib: u32,
     pub accel: Accel,
 }
 
@@ -68,6 +69,7 @@ pub fn control_plane(
             .map(|number| format!("node{number}"))
             .collect(),
         probe: options.probe,
+        memory_mib: options.memory_mib,
     };
     Cluster::save_description(dirs, &description)?;
     let client = Client::new(dirs);
