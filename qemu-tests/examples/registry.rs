@@ -4,10 +4,9 @@
 
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Context;
-use kedge_qemu_tests::registry::{Registry, serve};
+use kedge_qemu_tests::registry::{Registry, Shelf, serve};
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -18,5 +17,5 @@ fn main() -> anyhow::Result<()> {
     let registry = Registry::open(&layouts)?;
     println!("{}", registry.names().join("\n"));
     let listener = TcpListener::bind(&address).with_context(|| format!("listen on {address}"))?;
-    serve(listener, Arc::new(registry)).context("serve")
+    serve(listener, Shelf::new(registry)).context("serve")
 }

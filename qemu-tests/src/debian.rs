@@ -98,6 +98,50 @@ pub fn unpacked(cache: &Path, names: &[&str]) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// Packages with all they depend on, without recommendations, in a stable order. Fetched once for each set of names.
+pub fn closure(cache: &Path, names: &[&str]) -> Result<Vec<PathBuf>> {
+    let root = cache.join("debian");
+    let key = crate::pki::hex(&<sha2::Sha256 as sha2::Digest>::digest(names.join(" "))[..6]);
+    let directory = root.join("closures").join(key);
+    if !directory.is_dir() {
+        let apt = Apt::new(&root, &mirror()?)?;
+        let fresh = root.join(format!("closures/.new.{}", std::process::id()));
+        let partial = fresh.join("partial");
+        fs::create_dir_all(&partial).with_context(|| format!("create {}", partial.display()))?;
+        let archives = format!("Dir::Cache::archives={}/", fresh.display());
+        let words = [
+            "-q",
+            "-y",
+            "--download-only",
+            "--no-install-recommends",
+            "-o",
+            &archives,
+            "install",
+        ];
+        let arguments = [words.as_slice(), names].concat();
+        // Lists may be older than the mirror's files.
+        if apt.run("apt-get", &arguments).is_err() {
+            apt.run("apt-get", &["update", "-q"])?;
+            apt.run("apt-get", &arguments)?;
+        }
+        fs::rename(&fresh, &directory)
+            .with_context(|| format!("rename to {}", directory.display()))?;
+    }
+    let mut packages = Vec::new();
+    for entry in
+        fs::read_dir(&directory).with_context(|| format!("list {}", directory.display()))?
+    {
+        let path = entry
+            .with_context(|| format!("list {}", directory.display()))?
+            .path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            packages.push(path);
+        }
+    }
+    packages.sort();
+    Ok(packages)
+}
+
 fn known(root: &Path) -> Option<Packages> {
     let packages: Packages = serde_json::from_slice(&fs::read(root.join(STATE)).ok()?).ok()?;
     let whole = packages.kernel_package.is_file()

@@ -5,6 +5,8 @@ mod commands;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use kedge_qemu_tests::conformance::plan::Shard;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kedge_qemu_tests::cluster::Size;
 use kedge_qemu_tests::twin::Mix;
@@ -76,6 +78,11 @@ enum Command {
     /// Measure.
     #[command(after_help = "Examples:\n  cargo rig bench boot\n  cargo rig bench memory")]
     Bench(BenchArgs),
+    /// Run upstream's conformance tests against the nodes and print the table.
+    #[command(
+        after_help = "Examples:\n  cargo rig conformance --class a,b,c            (210 tests, hours on two cores)\n  cargo rig conformance --class abc --resume     (goes on after an interruption)\n  cargo rig conformance --focus 'InitContainer' --procs 1\n  cargo rig conformance --node-conformance --list\n\nClasses: a kubelet, b network, c node API, d the rest. Results are below target/conformance, by build."
+    )]
+    Conformance(ConformanceArgs),
     /// The background process (started by `up`).
     #[command(hide = true)]
     Supervise {
@@ -155,6 +162,43 @@ pub enum Ring {
     Lints,
     Unit,
     Stories,
+}
+
+#[derive(Args)]
+pub struct ConformanceArgs {
+    /// Classes of tests: letters of a, b, c, d, or all.
+    #[arg(long, value_name = "CLASSES")]
+    class: Option<String>,
+    /// Only tests whose name matches this regular expression.
+    #[arg(long, value_name = "REGEX")]
+    focus: Option<String>,
+    /// The tests with upstream's label NodeConformance instead.
+    #[arg(long)]
+    node_conformance: bool,
+    /// Print the names and leave.
+    #[arg(long)]
+    list: bool,
+    /// Write qemu-tests/conformance-tests.tsv anew from the suite and leave.
+    #[arg(long, conflicts_with = "list")]
+    rewrite_list: bool,
+    /// Go on where an interrupted run of this build stopped.
+    #[arg(long)]
+    resume: bool,
+    /// Only the I-th of N parts.
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
+    /// How many tests run side by side.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=32))]
+    procs: u8,
+    /// What the nodes run.
+    #[arg(long, default_value = "kedge", value_parser = ["kedge", "upstream"])]
+    node_software: String,
+    /// A summary.json to compare with, instead of the newest.
+    #[arg(long, value_name = "FILE")]
+    baseline: Option<PathBuf>,
+    /// End after so many minutes; what was not reached is missing, and the exit code says so.
+    #[arg(long)]
+    minutes: Option<u64>,
 }
 
 #[derive(Args)]

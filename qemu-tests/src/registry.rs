@@ -11,7 +11,7 @@ use std::fs;
 use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::{Context, Result, bail};
 use kedge_image::oci;
@@ -76,16 +76,37 @@ impl Body {
     }
 }
 
+/// A registry whose content can be exchanged while it serves.
+#[derive(Debug, Clone, Default)]
+pub struct Shelf(Arc<RwLock<Arc<Registry>>>);
+
+impl Shelf {
+    pub fn new(registry: Registry) -> Self {
+        let shelf = Self::default();
+        shelf.replace(registry);
+        shelf
+    }
+
+    /// From the next request on. Pulls under way ask for digests, which a larger registry still has.
+    pub fn replace(&self, registry: Registry) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(registry);
+    }
+
+    pub fn now(&self) -> Arc<Registry> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// Serves until the listener fails; one thread per connection.
-pub fn serve(listener: TcpListener, registry: Arc<Registry>) -> io::Result<()> {
+pub fn serve(listener: TcpListener, shelf: Shelf) -> io::Result<()> {
     loop {
         let (stream, _) = listener.accept()?;
-        let registry = Arc::clone(&registry);
+        let shelf = shelf.clone();
         std::thread::Builder::new()
             .name("registry".to_owned())
             .spawn(move || {
                 // A node that goes away in the middle of a blob is its own story.
-                let _ = connection::run(&stream, &registry);
+                let _ = connection::run(&stream, &shelf);
             })?;
     }
 }

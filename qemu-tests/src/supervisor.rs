@@ -13,6 +13,7 @@ mod machines;
 mod monitor;
 pub mod ns;
 pub mod protocol;
+mod run;
 mod serve;
 mod services;
 
@@ -34,6 +35,7 @@ use crate::controlplane::{ControlPlane, plan};
 use crate::dhcp::Leases;
 use crate::dirs::Dirs;
 use crate::pki::write_private;
+use crate::registry::Shelf;
 
 /// What a supervisor is told to run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -58,6 +60,9 @@ pub(crate) struct State {
     pub control_plane: ControlPlane,
     pub machines: machines::Machines,
     pub leases: Leases,
+    /// What the registry serves, and the layouts it began with.
+    pub shelf: Shelf,
+    pub images: Vec<PathBuf>,
     /// Machines that get no answer to SNTP.
     pub without_time: Vec<Ipv4Addr>,
     /// What happened that nobody asked for, oldest first.
@@ -150,6 +155,8 @@ pub fn inner(dirs: &Dirs) -> Result<()> {
         control_plane: ControlPlane::new(programs.clone(), &spec.binaries, &dirs.logs()),
         machines: machines::Machines::default(),
         leases: Leases::default(),
+        shelf: Shelf::default(),
+        images: spec.images.clone(),
         without_time: Vec::new(),
         events: Vec::new(),
     })));

@@ -35,6 +35,8 @@ pub struct Artefact {
     pub cgo: bool,
     pub tags: &'static str,
     pub stamp: Stamp,
+    /// A package's tests, as a program.
+    pub tests: bool,
     /// Seconds on two idle cores with a cold build cache.
     pub estimate: u64,
 }
@@ -60,6 +62,7 @@ const fn kubernetes(name: &'static str, package: &'static str, estimate: u64) ->
         cgo: false,
         tags: "",
         stamp: Stamp::Kubernetes,
+        tests: false,
         estimate,
     }
 }
@@ -73,6 +76,7 @@ const fn containerd(name: &'static str, package: &'static str, estimate: u64) ->
         cgo: false,
         tags: CONTAINERD_TAGS,
         stamp: Stamp::Containerd,
+        tests: false,
         estimate,
     }
 }
@@ -86,7 +90,15 @@ const fn cni(name: &'static str, package: &'static str, estimate: u64) -> Artefa
         cgo: false,
         tags: "",
         stamp: Stamp::None,
+        tests: false,
         estimate,
+    }
+}
+
+const fn test_image(name: &'static str, package: &'static str) -> Artefact {
+    Artefact {
+        stamp: Stamp::None,
+        ..kubernetes(name, package, 5)
     }
 }
 
@@ -113,6 +125,32 @@ pub const ARTEFACTS: &[Artefact] = &[
     kubernetes("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy", 12),
     kubernetes("agnhost", "k8s.io/kubernetes/test/images/agnhost", 6),
     Artefact {
+        tests: true,
+        ..kubernetes("e2e.test", "k8s.io/kubernetes/test/e2e", 195)
+    },
+    Artefact {
+        stamp: Stamp::None,
+        ..kubernetes("ginkgo", "github.com/onsi/ginkgo/v2/ginkgo", 7)
+    },
+    test_image("nonewprivs", "k8s.io/kubernetes/test/images/nonewprivs"),
+    test_image(
+        "resource-consumer",
+        "k8s.io/kubernetes/test/images/resource-consumer",
+    ),
+    test_image(
+        "regression-issue-74839",
+        "k8s.io/kubernetes/test/images/regression-issue-74839",
+    ),
+    test_image(
+        "sample-device-plugin",
+        "k8s.io/kubernetes/test/images/sample-device-plugin",
+    ),
+    Artefact {
+        module: "sample-apiserver",
+        stamp: Stamp::None,
+        ..kubernetes("sample-apiserver", "k8s.io/sample-apiserver", 60)
+    },
+    Artefact {
         name: "coredns",
         module: "coredns",
         package: "github.com/coredns/coredns",
@@ -120,6 +158,7 @@ pub const ARTEFACTS: &[Artefact] = &[
         cgo: false,
         tags: "",
         stamp: Stamp::None,
+        tests: false,
         estimate: 118,
     },
     containerd(
@@ -141,6 +180,7 @@ pub const ARTEFACTS: &[Artefact] = &[
         cgo: true,
         tags: "netgo osusergo seccomp",
         stamp: Stamp::Runc,
+        tests: false,
         estimate: 9,
     },
     cni(
@@ -172,6 +212,8 @@ pub const CONTROL_PLANE: &[&str] = &[
 pub const PRODUCT: &[&str] = &["containerd", "containerd-shim-runc-v2", "runc"];
 /// What takes the place of `kedge` on a node with upstream's software.
 pub const NODE_SOFTWARE: &[&str] = &["kubelet", "kube-proxy", "bridge", "host-local", "portmap"];
+/// Upstream's judges: they run beside the control plane.
+pub const JUDGES: &[&str] = &["e2e.test", "ginkgo"];
 /// What goes into pod images.
 pub const POD_IMAGES: &[&str] = &["agnhost", "coredns"];
 
@@ -352,7 +394,12 @@ fn key(artefact: &Artefact, module: &Path, go_version: &str) -> Result<String> {
 }
 
 fn arguments(artefact: &Artefact, out: &Path, jobs: usize) -> Vec<String> {
-    let mut words = vec!["build".to_owned(), "-trimpath".to_owned()];
+    let mut words: Vec<String> = if artefact.tests {
+        vec!["test".to_owned(), "-c".to_owned()]
+    } else {
+        vec!["build".to_owned()]
+    };
+    words.push("-trimpath".to_owned());
     if jobs > 0 {
         words.push(format!("-p={jobs}"));
     }

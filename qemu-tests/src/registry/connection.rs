@@ -8,12 +8,12 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use super::{Answer, Body, Registry, Request};
+use super::{Answer, Body, Request, Shelf};
 
 const HEAD_LIMIT: u64 = 16 << 10;
 const IDLE: Duration = Duration::from_secs(60);
 
-pub fn run(stream: &TcpStream, registry: &Registry) -> io::Result<()> {
+pub fn run(stream: &TcpStream, shelf: &Shelf) -> io::Result<()> {
     stream.set_read_timeout(Some(IDLE))?;
     stream.set_write_timeout(Some(IDLE))?;
     stream.set_nodelay(true)?;
@@ -25,7 +25,7 @@ pub fn run(stream: &TcpStream, registry: &Registry) -> io::Result<()> {
                 b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
             );
         };
-        let answer = registry.answer(parsed.request);
+        let answer = shelf.now().answer(parsed.request);
         send(
             stream,
             &answer,

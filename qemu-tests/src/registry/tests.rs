@@ -146,7 +146,7 @@ fn a_connection_serves_several_requests() {
     let (_dir, registry) = layout();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || serve(listener, Arc::new(registry)));
+    std::thread::spawn(move || serve(listener, Shelf::new(registry)));
     let mut stream = TcpStream::connect(address).unwrap();
     let path = "/v2/e2e-test-images/busybox/manifests/1.37.0-2?ns=registry.k8s.io";
     write!(stream, "HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();

@@ -4,8 +4,10 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -35,6 +37,32 @@ impl Holder {
     /// From now on the cluster lives by itself.
     pub fn detach(mut self) -> Result<()> {
         ask(&mut self.stream, &Request::Detach).map(drop)
+    }
+}
+
+/// An answer that is still to come.
+pub struct Pending {
+    stream: UnixStream,
+    answer: mpsc::Receiver<Result<Value>>,
+}
+
+impl Pending {
+    /// The answer, if it comes in time.
+    pub fn wait(&self, time: Duration) -> Option<Result<Value>> {
+        match self.answer.recv_timeout(time) {
+            Ok(answer) => Some(answer),
+            Err(mpsc::RecvTimeoutError::Timeout) => None,
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                Some(Err(anyhow::anyhow!("the thread that asked is gone")))
+            }
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        // The supervisor sees the end and stops what was asked for; a connection that has ended already is no error.
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 }
 
@@ -109,6 +137,21 @@ impl Client {
         let mut stream = UnixStream::connect(&path)
             .with_context(|| format!("connect to the supervisor at {}", path.display()))?;
         ask(&mut stream, request)
+    }
+
+    /// Asks for something that takes long, in the background. Dropping the answer's holder takes the request back.
+    pub fn request_in_background(&self, request: Request) -> Result<Pending> {
+        let path = self.dirs.control();
+        let stream = UnixStream::connect(&path)
+            .with_context(|| format!("connect to the supervisor at {}", path.display()))?;
+        let mut own = stream.try_clone().context("share the connection")?;
+        let (sender, answer) = mpsc::channel();
+        thread::Builder::new()
+            .name("request".into())
+            // Nobody may be listening any more.
+            .spawn(move || drop(sender.send(ask(&mut own, &request))))
+            .context("start a thread")?;
+        Ok(Pending { stream, answer })
     }
 
     fn typed<T: DeserializeOwned>(&self, request: &Request) -> Result<T> {

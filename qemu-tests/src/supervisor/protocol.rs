@@ -1,6 +1,7 @@
 //! What callers may ask of the supervisor: one JSON line in, one JSON line out. Types only.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -20,6 +21,16 @@ pub enum Request {
         argv: Vec<String>,
         stdin: String,
         timeout_ms: u64,
+    },
+    /// Runs a long program inside the namespace, its output appended to a file. It is killed when this connection ends.
+    Run {
+        argv: Vec<String>,
+        env: Vec<(String, String)>,
+        log: PathBuf,
+    },
+    /// From now on the registry serves these layouts beside the first ones; a name that both hold is taken from here.
+    Images {
+        layouts: Vec<PathBuf>,
     },
     /// Connects from inside the namespace, sends, reads to the end (TCP) or one datagram (UDP).
     Dial {

@@ -21,6 +21,7 @@ use crate::controlplane::stop_child;
 use crate::http;
 use crate::pki::Pki;
 use crate::qemu::mac;
+use crate::registry::Registry;
 
 /// Never returns but by an error or a stop.
 pub fn run(shared: &Shared) -> Result<()> {
@@ -52,7 +53,13 @@ fn converse(shared: &Shared, stream: UnixStream) {
             _ => {}
         }
         let stop = matches!(&request, Ok(Request::Stop));
-        let answer = match request.and_then(|request| execute(shared, request)) {
+        let result = match request {
+            Ok(Request::Run { argv, env, log }) => {
+                super::run::run(&writer, &argv, &env, &log).map(|code| json!(code))
+            }
+            request => request.and_then(|request| execute(shared, request)),
+        };
+        let answer = match result {
             Ok(value) => Answer::Ok(value),
             Err(error) => Answer::Error(format!("{error:#}")),
         };
@@ -75,6 +82,17 @@ fn converse(shared: &Shared, stream: UnixStream) {
 fn execute(shared: &Shared, request: Request) -> Result<Value> {
     match request {
         Request::Hold | Request::Detach => Ok(json!({})),
+        Request::Run { .. } => bail!("a program is run by its connection"),
+        Request::Images { layouts } => {
+            let (first, shelf) = {
+                let state = shared.lock();
+                (state.images.clone(), state.shelf.clone())
+            };
+            let registry = Registry::open(&[first, layouts].concat())?;
+            let names = registry.names();
+            shelf.replace(registry);
+            Ok(json!(names))
+        }
         Request::Status => Ok(serde_json::to_value(status(shared))?),
         Request::Stop => {
             shared.lock().control_plane.stop_all();

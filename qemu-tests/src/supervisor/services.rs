@@ -35,11 +35,12 @@ pub fn start(shared: &Shared, spec: &Spec) -> Result<()> {
     };
     let decoy = Decoy::new(&pki)?;
     spawn("decoy", move || decoy.run())?;
-    let registry = Arc::new(Registry::open(&spec.images)?);
+    let shelf = shared.lock().shelf.clone();
+    shelf.replace(Registry::open(&spec.images)?);
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, REGISTRY_PORT))
         .context("listen for the registry")?;
     spawn("registry", move || {
-        if let Err(error) = registry::serve(listener, registry) {
+        if let Err(error) = registry::serve(listener, shelf) {
             eprintln!("registry: {error}");
         }
     })

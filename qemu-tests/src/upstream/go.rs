@@ -55,6 +55,21 @@ impl Go {
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
+    /// Where the sources of a module that this one needs lie.
+    pub fn module_directory(&self, module: &Path, name: &str) -> Result<PathBuf> {
+        let output = self
+            .command(module)
+            .args(["mod", "download", "-json", name])
+            .output();
+        let output = output.with_context(|| format!("run {}", self.program.display()))?;
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("parse what go mod download says of {name}"))?;
+        match answer["Dir"].as_str() {
+            Some(directory) if output.status.success() => Ok(directory.into()),
+            _ => bail!("go mod download {name}: {}", answer["Error"]),
+        }
+    }
+
     pub fn build(&self, module: &Path, arguments: &[String], cgo: bool) -> Result<()> {
         let output = self
             .command(module)

@@ -1,0 +1,241 @@
+//! `cargo rig conformance`: upstream's own tests against the nodes of a cluster, and what they say in one table.
+//!
+//! In: [`Options`], a running cluster or the parts for one. Out: the table on standard output; `results.jsonl`, `summary.json`,
+//! `junit.xml` and ginkgo's logs below `target/conformance/BUILD`; the verdict. [`catalogue`], [`plan`], [`report`], [`results`] and
+//! [`table`] are pure; [`judge`] runs the programs. Absent: any judgement of its own about a test.
+
+pub mod catalogue;
+pub mod judge;
+pub mod parts;
+pub mod plan;
+pub mod report;
+pub mod results;
+pub mod table;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result, bail};
+
+use crate::artefacts;
+use crate::cluster::Cluster;
+use crate::progress::Progress;
+use catalogue::{Catalogue, Test};
+use judge::Judge;
+use parts::Parts;
+use plan::Selection;
+use report::State;
+use results::{Build, Journal, Summary, compare};
+use table::Counts;
+
+/// Nodes of a conformance cluster: images of tests are larger than those of stories, and a dozen pods run at once.
+pub const MEMORY_MIB: u32 = 1536;
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub selection: Selection,
+    pub resume: bool,
+    pub procs: usize,
+    /// `kedge` or `upstream`: what the nodes must run.
+    pub node_software: String,
+    /// Compared with instead of the newest earlier summary.
+    pub baseline: Option<PathBuf>,
+    /// Ends the run in time; what was not reached is missing.
+    pub minutes: Option<u64>,
+}
+
+/// Prints the names that a selection means.
+pub fn list(selection: &Selection) -> Result<()> {
+    let catalogue = Catalogue::committed()?;
+    let tests = plan::select(&catalogue, selection)?;
+    for test in &tests {
+        println!("{} {}", test.class, test.name);
+    }
+    println!("{} tests", tests.len());
+    Ok(())
+}
+
+/// Writes the table anew from the suite and says what changed. Tests without a class are an error: somebody must decide.
+pub fn rewrite(parts: &Parts) -> Result<()> {
+    let known = Catalogue::committed()?;
+    let listed = judge::listed(&parts.e2e)?;
+    let drift = known.drift(&listed);
+    let renewed = known.renewed(&listed);
+    let path = artefacts::workspace()?.join("qemu-tests/conformance-tests.tsv");
+    fs::write(&path, renewed.text()).with_context(|| format!("write {}", path.display()))?;
+    print!("{drift}");
+    println!("{} tests in {}", renewed.tests.len(), path.display());
+    let undecided = renewed
+        .tests
+        .iter()
+        .filter(|test| test.class == catalogue::Class::Undecided)
+        .count();
+    if undecided > 0 {
+        bail!("{undecided} tests have class `?`: give each the class that its assertions ask for");
+    }
+    Ok(())
+}
+
+/// Runs the selection and prints the table. The directory holds all files of this build.
+pub fn run(
+    cluster: &Cluster,
+    parts: &Parts,
+    options: &Options,
+    progress: &Progress,
+) -> Result<Counts> {
+    let catalogue = Catalogue::committed()?;
+    let tests = plan::select(&catalogue, &options.selection)?;
+    let drift = catalogue.drift(&judge::listed(&parts.e2e)?);
+    if !drift.is_empty() {
+        bail!(
+            "the suite is not the one of the table (`cargo rig conformance --rewrite-list`):\n{drift}"
+        );
+    }
+    judge::check_images(parts)?;
+    let build = build(cluster, parts, &options.node_software)?;
+    let root = artefacts::target_directory(&artefacts::workspace()?).join("conformance");
+    let directory = root.join(build.id());
+    let mut journal = if options.resume {
+        Journal::resume(&directory, &build)?
+    } else {
+        Journal::create(&directory, &build)?
+    };
+    progress.say(&format!("results: {}", directory.display()));
+    let done: BTreeSet<String> = journal.outcomes.keys().cloned().collect();
+    let judge = Judge {
+        cluster,
+        parts,
+        directory: &directory,
+        deadline: options.minutes.map(|minutes| {
+            std::time::Instant::now() + std::time::Duration::from_secs(60 * minutes)
+        }),
+    };
+    judge.prepare()?;
+    for pass in plan::passes(&tests, &done, options.procs) {
+        if !judge.late() {
+            judge.run(&pass, &mut journal, progress)?;
+        }
+    }
+    finish(&root, &directory, build, &tests, &journal, options)
+}
+
+fn finish(
+    root: &Path,
+    directory: &Path,
+    build: Build,
+    tests: &[&Test],
+    journal: &Journal,
+    options: &Options,
+) -> Result<Counts> {
+    let result = table::Result {
+        tests: tests.to_vec(),
+        outcomes: &journal.outcomes,
+        excused: excused(root, &build)?,
+    };
+    let before = match &options.baseline {
+        Some(path) => Some((path.clone(), Summary::read(path)?)),
+        None => newest(root, &build)?,
+    };
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .context("the clock is before 1970")?;
+    let summary = Summary {
+        finished: now.as_secs(),
+        load: fs::read_to_string("/proc/loadavg")
+            .context("read /proc/loadavg")?
+            .trim()
+            .to_owned(),
+        command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
+        missing: result.missing(),
+        outcomes: journal.outcomes.values().cloned().collect(),
+        build,
+    };
+    let junit = directory.join("junit.xml");
+    fs::write(&junit, result.junit(&summary.build.id()))
+        .with_context(|| format!("write {}", junit.display()))?;
+    print!("{}\n{}", result.failures(), result.table());
+    println!(
+        "build {} ({}), load {}",
+        summary.build.id(),
+        summary.build.version,
+        summary.load
+    );
+    if let Some((path, before)) = &before {
+        print!(
+            "{}",
+            table::comparison(&compare(before, &summary), &path.display().to_string())
+        );
+    }
+    summary.write(&directory.join(results::SUMMARY))?;
+    Ok(result.counts())
+}
+
+/// What the results will be said of.
+fn build(cluster: &Cluster, parts: &Parts, node_software: &str) -> Result<Build> {
+    let name = |path: &Path| {
+        path.file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .with_context(|| format!("{} has no name", path.display()))
+    };
+    let versions = judge::versions(cluster)?;
+    for (node, version) in &versions {
+        let software = if version.contains("+kedge") {
+            "kedge"
+        } else {
+            "upstream"
+        };
+        if software != node_software {
+            bail!(
+                "{node} runs {software} ({version}), not {node_software}: `cargo rig down`, then again"
+            );
+        }
+    }
+    let (_, version) = versions.first().context("the cluster has no nodes")?;
+    let suite = name(parts.e2e.parent().context("e2e.test lies nowhere")?)?;
+    Ok(Build {
+        node_software: node_software.to_owned(),
+        version: version.clone(),
+        image: name(&cluster.description.artefacts.image)?,
+        test_images: name(&parts.images)?,
+        suite: suite.trim_start_matches("e2e.test-").to_owned(),
+    })
+}
+
+/// Tests that any recorded run on the upstream node skipped, by the same suite.
+fn excused(root: &Path, build: &Build) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for (_, summary) in summaries(root)? {
+        if summary.build.node_software == "upstream" && summary.build.suite == build.suite {
+            let skipped = summary
+                .outcomes
+                .into_iter()
+                .filter(|outcome| outcome.state == State::Skipped);
+            names.extend(skipped.map(|outcome| outcome.name));
+        }
+    }
+    Ok(names)
+}
+
+/// The latest summary of the same node software: an earlier one of this build, or of another.
+fn newest(root: &Path, build: &Build) -> Result<Option<(PathBuf, Summary)>> {
+    let all = summaries(root)?.into_iter();
+    Ok(all
+        .filter(|(_, summary)| summary.build.node_software == build.node_software)
+        .max_by_key(|(_, summary)| summary.finished))
+}
+
+fn summaries(root: &Path) -> Result<Vec<(PathBuf, Summary)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root).with_context(|| format!("list {}", root.display()))? {
+        let path = entry
+            .with_context(|| format!("list {}", root.display()))?
+            .path()
+            .join(results::SUMMARY);
+        if path.is_file() {
+            found.push((path.clone(), Summary::read(&path)?));
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,61 @@
+//! What a conformance run needs besides a cluster, as files: `e2e.test`, `ginkgo` and the images that tests pull.
+//!
+//! In: the caches, the control plane's programs, our sandbox program. Out: [`Parts`]. Nothing is made again that has not changed.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::progress::Progress;
+use crate::testimages::{self, Packages, Programs};
+use crate::upstream::{self, Go};
+use crate::{artefacts, debian, deps};
+
+#[derive(Debug, Clone)]
+pub struct Parts {
+    pub e2e: PathBuf,
+    pub ginkgo: PathBuf,
+    /// One image layout.
+    pub images: PathBuf,
+}
+
+fn names() -> Vec<&'static str> {
+    [upstream::JUDGES, testimages::UPSTREAM].concat()
+}
+
+/// How many steps [`build`] reports.
+pub fn steps() -> usize {
+    names().len() + 1
+}
+
+/// `programs` is the directory of the control plane's programs.
+pub fn build(programs: &Path, pause: &Path, progress: &Progress) -> Result<Parts> {
+    deps::ensure(deps::NEEDS, &|text| progress.say(text))?;
+    let modules = artefacts::workspace()?.join("qemu-tests/upstream");
+    let cache = upstream::cache_root()?;
+    let built = upstream::ensure(&modules, &cache, &names(), progress)?;
+    let step = progress.step("images of upstream's tests", Some(Duration::from_secs(90)));
+    let path = |name: &str| built.path(name).map(Path::to_owned);
+    let programs = Programs {
+        agnhost: path("agnhost")?,
+        coredns: path("coredns")?,
+        busybox: debian::ensure(&cache)?.busybox,
+        pause: pause.to_owned(),
+        etcd: programs.join("etcd"),
+        sample_apiserver: path("sample-apiserver")?,
+        nonewprivs: path("nonewprivs")?,
+        resource_consumer: path("resource-consumer")?,
+        regression_74839: path("regression-issue-74839")?,
+        sample_device_plugin: path("sample-device-plugin")?,
+    };
+    let packages = Packages::fetch(&cache)?;
+    let sources = Go::find()?.module_directory(&modules.join("kubernetes"), "k8s.io/kubernetes")?;
+    let images = testimages::ensure(&cache, &programs, &packages, &sources)?;
+    step.done();
+    Ok(Parts {
+        e2e: path("e2e.test")?,
+        ginkgo: path("ginkgo")?,
+        images,
+    })
+}
