@@ -94,6 +94,27 @@ impl Client {
         self.exchange(operation, request).await
     }
 
+    /// Objects that both selectors match; for small sets that are asked for now and then, not a watch's cache.
+    pub async fn list<K>(
+        &self,
+        namespace: Option<&str>,
+        fields: &str,
+        labels: &str,
+    ) -> Result<Vec<K>, ApiError>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned,
+    {
+        #[derive(serde::Deserialize)]
+        struct Items<K> {
+            items: Vec<K>,
+        }
+        let operation = operation::<K>("list", namespace, "");
+        let params = ListParams::default().fields(fields).labels(labels);
+        let request = request::<K>(namespace).list(&params);
+        let list: Items<K> = self.exchange(operation, request).await?;
+        Ok(list.items)
+    }
+
     pub async fn create<K>(&self, namespace: Option<&str>, object: &K) -> Result<K, ApiError>
     where
         K: Resource<DynamicType = ()> + DeserializeOwned + Serialize,

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequestSpec};
-use k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle;
+use k8s_openapi::api::certificates::v1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -16,6 +16,8 @@ use kedge_kubelet::{Outbound, PodEvent, Token, TrustBundle};
 use kedge_proxy::model::{Protocol, ServiceInput};
 use kube::core::params::{DeleteParams, Preconditions};
 use tokio::sync::{Semaphore, mpsc};
+
+use crate::pem;
 
 /// A pod start needs about ten requests; more than this at once only queue on the same connection.
 const PARALLEL: usize = 32;
@@ -212,12 +214,19 @@ async fn trust_bundle(api: &ApiHandle, selector: TrustBundle) -> Answer<String> 
     match selector {
         TrustBundle::Name(name) => {
             let bundle: ClusterTrustBundle = told(api.client().get(None, &name).await)?;
-            Ok(bundle.spec.trust_bundle)
+            Ok(pem::joined([bundle.spec.trust_bundle]))
         }
-        // `pods::fields` refuses the selector form, so this is a defect and says so.
-        TrustBundle::Signer(signer) => Err(kedge_kubelet::ApiError::Refused(format!(
-            "list ClusterTrustBundles of signer {signer}: selecting by signer is not supported"
-        ))),
+        TrustBundle::Signer { signer, labels } => {
+            let fields = format!("spec.signerName={signer}");
+            let found: Vec<ClusterTrustBundle> =
+                told(api.client().list(None, &fields, &labels).await)?;
+            if found.is_empty() {
+                let what =
+                    format!("no ClusterTrustBundle of signer {signer} with labels {labels:?}");
+                return Err(kedge_kubelet::ApiError::NotFound(what));
+            }
+            Ok(pem::joined(found.into_iter().map(|b| b.spec.trust_bundle)))
+        }
     }
 }
 

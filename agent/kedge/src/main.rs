@@ -14,6 +14,7 @@ mod facts;
 mod follow;
 mod identity;
 mod name;
+mod pem;
 mod ports;
 mod readings;
 mod registries;

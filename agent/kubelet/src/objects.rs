@@ -6,7 +6,7 @@
 use kedge_pods::needs::Needs;
 use kedge_pods::resolve::{Objects, Reason};
 
-use crate::outbound::{Api, ApiError, TrustBundle};
+use crate::outbound::{Api, ApiError};
 
 /// Fetches everything in `needs` for a pod of `namespace`. `is_static`: the pod must start without an API server, so
 /// Services (which only add variables) are taken if they can be had. What cannot be asked for now is taken from `last`, the
@@ -60,14 +60,11 @@ async fn bundles(
     last: Option<&Objects>,
     objects: &mut Objects,
 ) -> Result<(), Reason> {
-    let by_name = needs.trust_bundles.iter().cloned().map(TrustBundle::Name);
-    let by_signer = needs.trust_bundle_signers.iter().cloned();
-    for selector in by_name.chain(by_signer.map(TrustBundle::Signer)) {
-        let (TrustBundle::Name(name) | TrustBundle::Signer(name)) = selector.clone();
-        let found = api.trust_bundle(selector).await;
-        let old = last.and_then(|last| last.trust_bundles.get(&name));
-        if let Some(pem) = existing(found, old, "ClusterTrustBundle", &name)? {
-            objects.trust_bundles.insert(name, pem);
+    for wanted in &needs.trust_bundles {
+        let found = api.trust_bundle(wanted.clone()).await;
+        let old = last.and_then(|last| last.trust_bundles.get(wanted));
+        if let Some(pem) = existing(found, old, "ClusterTrustBundle", &wanted.to_string())? {
+            objects.trust_bundles.insert(wanted.clone(), pem);
         }
     }
     Ok(())

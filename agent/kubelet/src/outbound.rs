@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
+pub use kedge_pods::needs::TrustBundle;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -42,7 +43,7 @@ pub enum Outbound {
         name: String,
         reply: Reply<RuntimeClass>,
     },
-    /// PEM text of ClusterTrustBundles by name or by signer, joined.
+    /// PEM text of the ClusterTrustBundles, joined; not found when there is none.
     GetTrustBundle {
         selector: TrustBundle,
         reply: Reply<String>,
@@ -79,13 +80,6 @@ pub enum Outbound {
     CreatePod { pod: Box<Pod>, reply: Reply<Pod> },
     /// May be dropped when nobody can take it.
     RecordEvent(PodEvent),
-}
-
-/// Which trust bundles.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TrustBundle {
-    Name(String),
-    Signer(String),
 }
 
 /// A service-account token.

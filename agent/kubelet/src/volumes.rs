@@ -43,6 +43,8 @@ pub fn make(volume: &Volume, options: Options) -> Result<(), Error> {
     match &volume.plan {
         VolumePlan::EmptyDir { medium, mode, .. } => empty_dir(volume, *medium, *mode, options),
         VolumePlan::HostPath { path, kind } => host_path(volume, path, *kind),
+        // The runtime mounts it.
+        VolumePlan::Image { .. } => Ok(()),
         VolumePlan::Files { source, .. } => {
             directory(volume, 0o777)?;
             if source.in_memory() && options.tmpfs {

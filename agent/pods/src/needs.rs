@@ -4,7 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{Pod, PodSpec, Volume};
+use k8s_openapi::api::core::v1::{ClusterTrustBundleProjection, Pod, PodSpec, Volume};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::pod::{self, members};
 use crate::volume::TokenRequest;
@@ -22,10 +23,61 @@ pub struct Needs {
     pub runtime_class: Option<String>,
     /// Services of the pod's namespace (and `kubernetes` of `default`) for the environment.
     pub services: bool,
-    /// By name.
-    pub trust_bundles: BTreeSet<String>,
-    /// By signer, with a label selector: the caller lists the bundles of that signer.
-    pub trust_bundle_signers: BTreeSet<String>,
+    pub trust_bundles: BTreeSet<TrustBundle>,
+}
+
+/// Which ClusterTrustBundles a projection wants (KEP-3257).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TrustBundle {
+    Name(String),
+    /// All bundles of the signer that the selector matches.
+    Signer {
+        signer: String,
+        /// As in a list's `labelSelector`; empty: all.
+        labels: String,
+    },
+}
+
+impl std::fmt::Display for TrustBundle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            TrustBundle::Name(name) => write!(f, "{name:?}"),
+            TrustBundle::Signer { signer, labels } if labels.is_empty() => {
+                write!(f, "of signer {signer:?}")
+            }
+            TrustBundle::Signer { signer, labels } => {
+                write!(f, "of signer {signer:?} with labels {labels:?}")
+            }
+        }
+    }
+}
+
+/// What a projection wants. None: it has a signer without a selector, which matches nothing.
+pub fn trust_bundle(projection: &ClusterTrustBundleProjection) -> Option<TrustBundle> {
+    if let Some(name) = &projection.name {
+        return Some(TrustBundle::Name(name.clone()));
+    }
+    Some(TrustBundle::Signer {
+        signer: projection.signer_name.clone()?,
+        labels: query(projection.label_selector.as_ref()?),
+    })
+}
+
+/// A selector as the `labelSelector` parameter of a list spells it.
+fn query(selector: &LabelSelector) -> String {
+    let equal = selector.match_labels.iter().flatten();
+    let equal = equal.map(|(key, value)| format!("{key}={value}"));
+    let expressions = selector.match_expressions.iter().flatten().map(|e| {
+        let values = || e.values.as_deref().unwrap_or_default().join(",");
+        match e.operator.as_str() {
+            "In" => format!("{} in ({})", e.key, values()),
+            "NotIn" => format!("{} notin ({})", e.key, values()),
+            "DoesNotExist" => format!("!{}", e.key),
+            // `Exists`; the API server admits no other.
+            _ => e.key.clone(),
+        }
+    });
+    equal.chain(expressions).collect::<Vec<_>>().join(",")
 }
 
 /// What this pod needs.
@@ -95,12 +147,7 @@ fn from_volume(spec: &PodSpec, volume: &Volume, needs: &mut Needs) {
             needs.tokens.insert(token_request(spec, token));
         }
         if let Some(bundle) = &source.cluster_trust_bundle {
-            if let Some(name) = &bundle.name {
-                needs.trust_bundles.insert(name.clone());
-            }
-            if let Some(signer) = &bundle.signer_name {
-                needs.trust_bundle_signers.insert(signer.clone());
-            }
+            needs.trust_bundles.extend(trust_bundle(bundle));
         }
     }
 }
@@ -155,7 +202,12 @@ mod tests {
                   {"configMap": {"name": "cm-proj"}}, {"secret": {"name": "s-proj"}},
                   {"serviceAccountToken": {"path": "token", "audience": "vault", "expirationSeconds": 600}},
                   {"clusterTrustBundle": {"name": "ctb", "path": "ca.pem"}},
-                  {"clusterTrustBundle": {"signerName": "example.com/s", "path": "cb.pem"}}]}}]}}"#);
+                  {"clusterTrustBundle": {"signerName": "example.com/nothing", "path": "none.pem"}},
+                  {"clusterTrustBundle": {"signerName": "example.com/all", "labelSelector": {}, "path": "all.pem"}},
+                  {"clusterTrustBundle": {"signerName": "example.com/s", "path": "cb.pem", "labelSelector": {
+                    "matchLabels": {"a": "1"}, "matchExpressions": [
+                      {"key": "b", "operator": "In", "values": ["2", "3"]}, {"key": "c", "operator": "NotIn", "values": ["4"]},
+                      {"key": "d", "operator": "Exists"}, {"key": "e", "operator": "DoesNotExist"}]}}}]}}]}}"#);
         let set = |names: &[&str]| {
             names
                 .iter()
@@ -175,8 +227,17 @@ mod tests {
                 }]),
                 runtime_class: Some("fast".into()),
                 services: true,
-                trust_bundles: set(&["ctb"]),
-                trust_bundle_signers: set(&["example.com/s"]),
+                trust_bundles: BTreeSet::from([
+                    TrustBundle::Name("ctb".into()),
+                    TrustBundle::Signer {
+                        signer: "example.com/all".into(),
+                        labels: String::new(),
+                    },
+                    TrustBundle::Signer {
+                        signer: "example.com/s".into(),
+                        labels: "a=1,b in (2,3),c notin (4),d,!e".into(),
+                    },
+                ]),
             }
         );
     }

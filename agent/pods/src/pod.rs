@@ -264,17 +264,20 @@ pub fn host_network(spec: &PodSpec) -> bool {
 
 /// `imagePullPolicy` with the API server's default: Always for no tag or `:latest`.
 pub fn pull_policy(c: &Container) -> PullPolicy {
-    match c.image_pull_policy.as_deref() {
+    policy(
+        c.image_pull_policy.as_deref(),
+        c.image.as_deref().unwrap_or_default(),
+    )
+}
+
+/// The same for any image and what is written about it.
+pub(crate) fn policy(written: Option<&str>, image: &str) -> PullPolicy {
+    match written {
         Some("Always") => PullPolicy::Always,
         Some("Never") => PullPolicy::Never,
         Some(_) => PullPolicy::IfNotPresent,
-        None => {
-            if latest(c.image.as_deref().unwrap_or_default()) {
-                PullPolicy::Always
-            } else {
-                PullPolicy::IfNotPresent
-            }
-        }
+        None if latest(image) => PullPolicy::Always,
+        None => PullPolicy::IfNotPresent,
     }
 }
 

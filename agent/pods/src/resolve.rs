@@ -10,6 +10,8 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 
+use crate::needs::TrustBundle;
+
 /// What the pod refers to, as far as it exists. A name that is absent here does not exist (the caller asks for everything in
 /// [`crate::needs::Needs`] before it calls).
 #[derive(Clone, Debug, Default)]
@@ -21,7 +23,7 @@ pub struct Objects {
     /// The handler and overhead of the pod's RuntimeClass.
     pub runtime_class: Option<k8s_openapi::api::node::v1::RuntimeClass>,
     /// PEM bundles by name, or by signer (all bundles that match, joined and deduplicated by the caller).
-    pub trust_bundles: BTreeMap<String, String>,
+    pub trust_bundles: BTreeMap<TrustBundle, String>,
 }
 
 /// What the node contributes.

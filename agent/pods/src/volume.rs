@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use crate::action::PullPolicy;
+
 /// One volume of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Volume {
@@ -41,6 +43,11 @@ pub enum VolumePlan {
     Files {
         source: FilesSource,
         files: Vec<File>,
+    },
+    /// The content of an image, mounted by the runtime: only pulled beforehand.
+    Image {
+        reference: String,
+        policy: PullPolicy,
     },
 }
 

@@ -78,7 +78,9 @@ fn mount(from: Mount) -> v1::Mount {
         recursive_read_only,
         selinux_relabel,
         propagation,
+        image,
     } = from;
+    let (image, image_sub_path) = image.unzip();
     let propagation = match propagation {
         Propagation::Private => v1::MountPropagation::Private,
         Propagation::HostToContainer => v1::MountPropagation::HostToContainer,
@@ -91,6 +93,12 @@ fn mount(from: Mount) -> v1::Mount {
         selinux_relabel,
         propagation: propagation as i32,
         recursive_read_only,
+        image: image.map(|reference| v1::ImageSpec {
+            user_specified_image: reference.clone(),
+            image: reference,
+            ..v1::ImageSpec::default()
+        }),
+        image_sub_path: image_sub_path.unwrap_or_default(),
         ..v1::Mount::default()
     }
 }

@@ -48,6 +48,14 @@ async fn try_start(
     let sandbox_spec = resolve::sandbox(&context.pod, &objects, &context.facts, attempt_of_sandbox)
         .map_err(refused)?;
     let log = Path::new(&sandbox_spec.log_directory).join(&spec.log_path);
+    for (image, _) in spec.mounts.iter().filter_map(|m| m.image.as_ref()) {
+        // Pulled when the volumes were made; a full disk may have cost it since, while no container ran.
+        let policy = PullPolicy::IfNotPresent;
+        let there = images::ensure(&context.node, &context.pod, name, image, policy).await;
+        if matches!(there, Outcome::Failed { .. }) {
+            return Err(there);
+        }
+    }
     let (sandbox_config, _) = convert::sandbox_config(sandbox_spec);
     let config = convert::container_config(spec)
         .map_err(|text| Outcome::failed(reason::CREATE_CONFIG, text))?;

@@ -14,6 +14,7 @@ use kedge_pods::volume::{Content, File, Volume, VolumePlan};
 use kedge_sys::cgroup::{Limit, Limits, Tree};
 
 use super::{Context, KnownToken};
+use crate::images;
 use crate::node::jitter;
 use crate::volumes::{self, Options, PayloadFile};
 
@@ -59,6 +60,15 @@ async fn make(context: &Context, all: bool) -> Result<Refreshed, Reason> {
     for volume in plans {
         let files = match &volume.plan {
             VolumePlan::Files { files, .. } => Some(payload(context, &volume, files).await?),
+            VolumePlan::Image { reference, policy } if all => {
+                let pulled =
+                    images::ensure(&context.node, &context.pod, "", reference, *policy).await;
+                if let Outcome::Failed { reason, message } = pulled {
+                    let text = format!("volume {:?}: {reason}: {message}", volume.name);
+                    return Err(Reason::new(FAILED_MOUNT, text));
+                }
+                None
+            }
             _ if all => None,
             _ => continue,
         };

@@ -31,7 +31,6 @@ fn refused_fields_are_named_with_their_path() {
             "spec.resources: resources of the pod as a whole are not supported by this node",
             "spec.volumes[1].persistentVolumeClaim: persistent volume claims are not supported by this node",
             "spec.volumes[2].nfs: NFS volumes are not supported by this node",
-            "spec.volumes[3].image: image volumes are not supported by this node",
             "spec.volumes[4].csi: CSI volumes are not supported by this node",
         ],
     );

@@ -8,6 +8,7 @@ pub(super) const ROWS: &[&[Row]] = &[
     VOLUME,
     EMPTY_DIR,
     HOST_PATH,
+    IMAGE,
     CONFIG_MAP,
     SECRET,
     DOWNWARD,
@@ -29,6 +30,9 @@ pub(super) fn check(v: &Volume, at: &str, out: &mut Vec<Refusal>) {
     }
     if let Some(s) = &v.host_path {
         host_path(s, &format!("{at}.hostPath"), out);
+    }
+    if let Some(s) = &v.image {
+        image(s, &format!("{at}.image"), out);
     }
     if let Some(s) = &v.config_map {
         let at = format!("{at}.configMap");
@@ -109,7 +113,7 @@ rows!(volume, VOLUME: Volume {
     git_repo = no "volumes of this type are";
     glusterfs = no "volumes of this type are";
     host_path = yes "volumes_become_plans";
-    image = no "image volumes are";
+    image = yes "an_image_volume_is_pulled_and_mounted_by_the_runtime";
     iscsi = no "iSCSI volumes are";
     name = yes "volumes_become_plans";
     nfs = no "NFS volumes are";
@@ -134,6 +138,11 @@ rows!(empty_dir, EMPTY_DIR: EmptyDirVolumeSource {
 rows!(host_path, HOST_PATH: HostPathVolumeSource {
     path = yes "volumes_become_plans";
     type_ = yes "volumes_become_plans";
+});
+
+rows!(image, IMAGE: ImageVolumeSource {
+    pull_policy = yes "an_image_volume_is_pulled_and_mounted_by_the_runtime";
+    reference = yes "an_image_volume_is_pulled_and_mounted_by_the_runtime";
 });
 
 rows!(config_map, CONFIG_MAP: ConfigMapVolumeSource {
@@ -212,11 +221,7 @@ rows!(downward_projection, DOWNWARD_PROJECTION: DownwardAPIProjection {
 });
 
 rows!(trust_bundle, TRUST_BUNDLE: ClusterTrustBundleProjection {
-    label_selector = part "projected_sources_are_joined_and_the_later_wins",
-        "label selectors of trust bundles, but for the empty one, are",
-        |v: &Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector>| {
-            v.as_ref().is_none_or(|s| *s == Default::default())
-        };
+    label_selector = yes "every_kind_of_reference_is_found";
     name = yes "projected_sources_are_joined_and_the_later_wins";
     optional = yes "missing_references_are_named_unless_optional";
     path = yes "projected_sources_are_joined_and_the_later_wins";

@@ -77,8 +77,20 @@ fn volume_mount(
                 mount.name
             ))
         })?;
-    let root = volumes::path(pod, volume, node)?;
     let sub_path = sub_path(mount, env)?;
+    if let Some(image) = &volume.image {
+        out.mounts.push(Mount {
+            container_path: absolute(&mount.mount_path),
+            readonly: true,
+            image: Some((
+                image.reference.clone().unwrap_or_default(),
+                sub_path.unwrap_or_default(),
+            )),
+            ..Mount::default()
+        });
+        return Ok(());
+    }
+    let root = volumes::path(pod, volume, node)?;
     let declared = mount.read_only == Some(true);
     // What the kubelet writes is the kubelet's: a container that could write there would see its files vanish at the next update.
     let payload = volume.config_map.is_some()
@@ -110,6 +122,7 @@ fn volume_mount(
             Some("Bidirectional") => Propagation::Bidirectional,
             _ => Propagation::Private,
         },
+        image: None,
     });
     Ok(())
 }

@@ -174,13 +174,11 @@ impl Files<'_> {
             }]);
         }
         if let Some(b) = &one.cluster_trust_bundle {
-            // By signer only with a selector: without one nothing matches (KEP-3257).
-            let signer = b
-                .signer_name
-                .as_deref()
-                .filter(|_| b.label_selector.is_some());
-            let key = b.name.as_deref().or(signer).unwrap_or_default();
-            return match self.objects.trust_bundles.get(key) {
+            let wanted = needs::trust_bundle(b);
+            let found = wanted
+                .as_ref()
+                .and_then(|wanted| self.objects.trust_bundles.get(wanted));
+            return match found {
                 Some(pem) => Ok(vec![defaults.file(
                     &b.path,
                     pem.clone().into_bytes(),
@@ -192,7 +190,13 @@ impl Files<'_> {
                 }
                 None => Err(Reason::new(
                     "FailedMount",
-                    format!("clustertrustbundle {key:?} not found"),
+                    wanted.map_or_else(
+                        || {
+                            "clustertrustbundle: a signer without a label selector matches none"
+                                .to_owned()
+                        },
+                        |wanted| format!("clustertrustbundle {wanted} not found"),
+                    ),
                 )),
             };
         }

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::needs::TrustBundle;
 use crate::spec::{
     ContainerSpec, GroupsPolicy, NamespaceMode, Propagation, Protocol, SecurityProfile,
 };
@@ -35,7 +36,17 @@ pub(super) fn objects() -> Objects {
             service("ns", "headless", "None", r#"[{"port": 1}]"#),
             service("other", "far", "10.96.0.8", r#"[{"port": 1}]"#),
         ],
-        trust_bundles: [("ctb".to_owned(), "PEM".to_owned())].into(),
+        trust_bundles: [
+            (TrustBundle::Name("ctb".to_owned()), "PEM".to_owned()),
+            (
+                TrustBundle::Signer {
+                    signer: "ctb".to_owned(),
+                    labels: "a=1".to_owned(),
+                },
+                "SIGNED".to_owned(),
+            ),
+        ]
+        .into(),
         ..Objects::default()
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
-    EmptyDirVolumeSource, HostPathVolumeSource, Pod, PodSpec, Volume as ApiVolume,
+    EmptyDirVolumeSource, HostPathVolumeSource, ImageVolumeSource, Pod, PodSpec,
+    Volume as ApiVolume,
 };
 
 use super::payload::{Defaults, Files, config_map_files, secret_files};
@@ -50,6 +51,8 @@ fn volume(pod: &Pod, v: &ApiVolume, objects: &Objects, node: &NodeFacts) -> Resu
         )
     } else if let Some(source) = &v.projected {
         payload(FilesSource::Projected, files.projected(source)?)
+    } else if let Some(source) = &v.image {
+        image(source)?
     } else {
         return Err(unsupported(v));
     };
@@ -104,6 +107,8 @@ pub(super) fn path(pod: &Pod, v: &ApiVolume, node: &NodeFacts) -> Result<PathBuf
         ApiVolume {
             projected: Some(_), ..
         } => FilesSource::Projected.plugin(),
+        // Nothing is made there: the runtime mounts the image itself.
+        ApiVolume { image: Some(_), .. } => "image",
         other => return Err(unsupported(other)),
     };
     Ok(node
@@ -204,14 +209,28 @@ fn host_path(source: &HostPathVolumeSource) -> Result<VolumePlan, Reason> {
     })
 }
 
+fn image(source: &ImageVolumeSource) -> Result<VolumePlan, Reason> {
+    let reference = source.reference.clone().unwrap_or_default();
+    if reference.is_empty() {
+        return Err(Reason::new(
+            "FailedMount",
+            "an image volume without a reference",
+        ));
+    }
+    Ok(VolumePlan::Image {
+        policy: pod::policy(source.pull_policy.as_deref(), &reference),
+        reference,
+    })
+}
+
 pub(super) fn fs_group_of(spec: &PodSpec) -> Option<u32> {
     u32::try_from(spec.security_context.as_ref()?.fs_group?).ok()
 }
 
-/// fsGroup applies to what the node makes, not to the host's own paths.
+/// fsGroup applies to what the node makes, not to the host's own paths or an image.
 fn fs_group(spec: &PodSpec, plan: &VolumePlan) -> Option<FsGroup> {
     let context = spec.security_context.as_ref()?;
-    let applies = !matches!(plan, VolumePlan::HostPath { .. });
+    let applies = !matches!(plan, VolumePlan::HostPath { .. } | VolumePlan::Image { .. });
     fs_group_of(spec).filter(|_| applies).map(|gid| FsGroup {
         gid,
         only_on_root_mismatch: context.fs_group_change_policy.as_deref() == Some("OnRootMismatch"),

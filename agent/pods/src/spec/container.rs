@@ -67,6 +67,8 @@ pub struct Mount {
     pub recursive_read_only: bool,
     pub selinux_relabel: bool,
     pub propagation: Propagation,
+    /// An image to mount instead of a host path, and the path in it (empty: all of it).
+    pub image: Option<(String, String)>,
 }
 
 /// CRI `MountPropagation`.

@@ -1,4 +1,5 @@
 use super::{node, objects, pod};
+use crate::action::PullPolicy;
 use crate::resolve::{NodeFacts, Reason, volumes};
 use crate::volume::{
     Content, File, FilesSource, FsGroup, HostPathType, Medium, TokenRequest, Volume, VolumePlan,
@@ -139,7 +140,7 @@ fn projected_sources_are_joined_and_the_later_wins() {
                 {"secret": {"name": "s", "items": [{"key": "B", "path": "both"}]}},
                 {"downwardAPI": {"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}},
                 {"clusterTrustBundle": {"name": "ctb", "path": "ca.pem", "user": 8}},
-                {"clusterTrustBundle": {"signerName": "ctb", "labelSelector": {}, "path": "cb.pem"}},
+                {"clusterTrustBundle": {"signerName": "ctb", "labelSelector": {"matchLabels": {"a": "1"}}, "path": "cb.pem"}},
                 {"clusterTrustBundle": {"signerName": "ctb", "path": "none.pem", "optional": true}},
                 {"serviceAccountToken": {"path": "token"}}]}"#
         ),
@@ -147,7 +148,7 @@ fn projected_sources_are_joined_and_the_later_wins() {
             "a 440 5 a",
             "both 440 5 b",
             "ca.pem 440 8 PEM",
-            "cb.pem 440 5 PEM",
+            "cb.pem 440 5 SIGNED",
             "n 440 5 web",
             "none.pem 440 5 ",
             "token 440 5 token of default for \"\", 3600 s"
@@ -323,7 +324,46 @@ pub(super) fn missing_sources() {
         "clustertrustbundle \"no\" not found",
     );
     check(
+        &projected(
+            r#"{"clusterTrustBundle": {"signerName": "s", "labelSelector": {}, "path": "p"}}"#,
+        ),
+        "clustertrustbundle of signer \"s\" not found",
+    );
+    check(
+        &projected(r#"{"clusterTrustBundle": {"signerName": "s", "path": "p"}}"#),
+        "clustertrustbundle: a signer without a label selector matches none",
+    );
+    check(
         &projected(r#"{"clusterTrustBundle": {"name": "no", "path": "p", "optional": true}}"#),
         "",
     );
+}
+
+#[test]
+fn an_image_volume_is_pulled_and_mounted_by_the_runtime() {
+    let volume = |text: &str| format!(r#""image": {{{text}}}"#);
+    let plan_of = |text: &str| of("", &volume(text), &node()).unwrap().plan;
+    let image = |reference: &str, policy| VolumePlan::Image {
+        reference: reference.into(),
+        policy,
+    };
+    assert_eq!(
+        plan_of(r#""reference": "r.example/data:1""#),
+        image("r.example/data:1", PullPolicy::IfNotPresent)
+    );
+    assert_eq!(
+        plan_of(r#""reference": "r.example/data:1", "pullPolicy": "Always""#),
+        image("r.example/data:1", PullPolicy::Always)
+    );
+    let pod = pod(
+        r#"{"spec": {"volumes": [{"name": "v", "image": {"reference": "r.example/data:1"}}],
+        "containers": [{"name": "c", "image": "i:1", "volumeMounts": [
+            {"name": "v", "mountPath": "/data", "subPath": "a/b"}]}]}}"#,
+    );
+    let instance = crate::resolve::Instance::default();
+    let spec = crate::resolve::container(&pod, "c", &objects(), &node(), &instance).unwrap();
+    let mount = &spec.mounts[0];
+    assert_eq!(mount.container_path, "/data");
+    assert_eq!(mount.image, Some(("r.example/data:1".into(), "a/b".into())));
+    assert!(mount.readonly && mount.host_path.is_empty());
 }
