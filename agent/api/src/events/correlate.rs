@@ -192,9 +192,11 @@ impl Correlator {
         let namespace = namespace.unwrap_or_else(|| "default".to_owned());
         let patch = json!({ "count": count, "lastTimestamp": Time(now), "message": message });
         let object_name = event.object.name.clone().unwrap_or_default();
+        // The clock may stand still between two events of an object; a name that exists would cost the second one.
+        let unique = now.as_nanosecond() + i128::from(self.turn);
         let core = CoreEvent {
             metadata: ObjectMeta {
-                name: Some(format!("{object_name}.{:x}", now.as_nanosecond())),
+                name: Some(format!("{object_name}.{unique:x}")),
                 namespace: Some(namespace.clone()),
                 ..ObjectMeta::default()
             },
@@ -292,6 +294,14 @@ mod tests {
         assert_eq!(name, "web.1");
         assert_eq!(patch["count"], 2);
         assert_eq!(second.event.first_timestamp, first.event.first_timestamp);
+    }
+
+    #[test]
+    fn events_of_one_moment_have_different_names() {
+        let mut c = Correlator::new("edge-7".to_owned());
+        let created = send(&mut c, &event("web", "created"), 1).unwrap();
+        let started = send(&mut c, &event("web", "started"), 1).unwrap();
+        assert_ne!(created.event.metadata.name, started.event.metadata.name);
     }
 
     #[test]
