@@ -3,10 +3,15 @@
 //! In: [`Needs`]. Out: [`Objects`] as far as they exist, or why they cannot be had now. A missing object is not an error
 //! here: whether it is optional is `resolve`'s to say.
 
+use std::time::Duration;
+
 use kedge_pods::needs::Needs;
 use kedge_pods::resolve::{Objects, Reason};
 
 use crate::outbound::{Api, ApiError};
+
+/// A static pod does not wait longer for what it can do without.
+const STATIC_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Fetches everything in `needs` for a pod of `namespace`. `is_static`: the pod must start without an API server, so
 /// Services (which only add variables) are taken if they can be had. What cannot be asked for now is taken from `last`, the
@@ -34,7 +39,14 @@ pub async fn fetch(
         }
     }
     if needs.services {
-        match api.services(namespace).await {
+        let asked = api.services(namespace);
+        let found = match is_static {
+            true => tokio::time::timeout(STATIC_PATIENCE, asked)
+                .await
+                .unwrap_or_else(|_| Err(ApiError::Unavailable("not heard yet".to_owned()))),
+            false => asked.await,
+        };
+        match found {
             Ok(services) => objects.services = services.as_ref().clone(),
             Err(error) => match last {
                 Some(last) => objects.services.clone_from(&last.services),

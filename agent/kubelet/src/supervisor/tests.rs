@@ -371,6 +371,22 @@ async fn a_pod_that_has_ended_is_no_orphan_of_an_old_census() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_static_pod_does_not_wait_for_an_api_server_that_says_nothing() {
+    let rig = Rig::new("sup-silent");
+    rig.fake.add_image(IMAGE);
+    rig.api.lock().unwrap().silent = true;
+    let whole = whole(rig);
+    std::fs::write(whole.rig.dir.join("manifests/st.yaml"), MANIFEST).unwrap();
+    let runs = |rig: &Rig| {
+        let views = rig.node.views.borrow();
+        let mut phases = views.values().map(|view| view.status.phase.as_deref());
+        phases.any(|phase| phase == Some("Running"))
+    };
+    // The manifests are read every five seconds.
+    whole.rig.until("the static pod runs", 15, runs).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_resize_is_granted_when_the_node_has_it() {
     let whole = whole(Rig::new("resize"));
     whole.rig.fake.add_image(IMAGE);
