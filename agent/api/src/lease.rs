@@ -38,16 +38,23 @@ impl Renewer {
             Duration::from_secs(7),
             self.jitter.clone(),
         );
+        let mut failing = false;
         loop {
             let Some(uid) = self.uid().await else { return };
             let delay = match self.renew(&uid).await {
                 Ok(()) => {
                     backoff.reset();
+                    if std::mem::take(&mut failing) {
+                        tracing::info!("the node's Lease is renewed again");
+                    }
                     RENEW_INTERVAL
                 }
                 Err(error) => {
                     let delay = backoff.next_delay();
-                    tracing::warn!("{}", error.report());
+                    // Once per trouble: the console of a box that is away for days is read, too.
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!("{}", error.report());
+                    }
                     delay
                 }
             };

@@ -134,6 +134,7 @@ impl Writer {
         let mut current = node.status.unwrap_or_default();
         let mut written: Option<NodeStatus> = None;
         let mut due = Instant::now();
+        let mut failing = false;
         self.own.mark_unchanged();
         loop {
             let Some(desired) = self.desired_status() else {
@@ -146,9 +147,13 @@ impl Writer {
                         current = status;
                         written = Some(desired);
                         due = Instant::now() + REPORT_INTERVAL;
+                        failing = false;
                     }
                     Err(ApiError::NotFound { .. }) => return Ended::Deleted,
-                    Err(error) => tracing::warn!("{}", error.report()),
+                    Err(error) if !std::mem::replace(&mut failing, true) => {
+                        tracing::warn!("{}", error.report());
+                    }
+                    Err(_) => {}
                 }
             }
             tokio::select! {

@@ -126,7 +126,9 @@ impl Publisher {
                 let wait = self
                     .retry
                     .map_or(RETRY_FIRST, |(wait, _)| (wait * 2).min(RETRY_LONGEST));
-                tracing::warn!(%error, "status update, again in {} s", wait.as_secs());
+                if self.retry.is_none() {
+                    tracing::warn!(%error, "status update failed, tried again until it succeeds");
+                }
                 self.retry = Some((wait, Instant::now() + wait));
             }
         }
