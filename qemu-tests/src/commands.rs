@@ -1,5 +1,7 @@
 //! One function per command: they read the command line's values, call the library and print.
 
+mod judges;
+
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
@@ -10,8 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use kedge_qemu_tests::artefacts::{self, Profile};
 use kedge_qemu_tests::bench;
-use kedge_qemu_tests::cluster::{Cluster, Size, node_table};
-use kedge_qemu_tests::conformance::{self, parts, plan};
+use kedge_qemu_tests::cluster::{Cluster, node_table};
 use kedge_qemu_tests::controlplane::last_lines;
 use kedge_qemu_tests::dirs::Dirs;
 use kedge_qemu_tests::progress::Progress;
@@ -23,7 +24,7 @@ use kedge_qemu_tests::supervisor::{self, ns};
 use kedge_qemu_tests::twin::{self, Mix};
 use kedge_qemu_tests::up;
 
-use super::{Bench, Command, ConformanceArgs, Ring, TestArgs, UpArgs};
+use super::{Bench, Command, Ring, TestArgs, UpArgs};
 
 pub fn run(command: Command) -> Result<ExitCode> {
     match command {
@@ -38,7 +39,8 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::PowerCut { node, stay_off } => power_cut(&node, stay_off)?,
         Command::Down => down()?,
         Command::Bench(args) => bench(args.what)?,
-        Command::Conformance(args) => return conformance(args),
+        Command::Critest(args) => return judges::critest(args),
+        Command::Conformance(args) => return judges::conformance(args),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -132,79 +134,6 @@ fn bench(what: Bench) -> Result<()> {
         Bench::Memory => bench::memory(&dirs),
         Bench::Sizes => bench::sizes(),
     }
-}
-
-fn conformance(args: ConformanceArgs) -> Result<ExitCode> {
-    let selection = plan::Selection {
-        classes: args
-            .class
-            .as_deref()
-            .map(plan::classes)
-            .transpose()?
-            .unwrap_or_default(),
-        focus: args.focus,
-        node_conformance: args.node_conformance,
-        shard: args.shard,
-    };
-    if args.list {
-        return conformance::list(&selection).map(|()| ExitCode::SUCCESS);
-    }
-    // Before building for minutes: does this selection mean anything?
-    plan::select(&conformance::catalogue::Catalogue::committed()?, &selection)?;
-    let dirs = Dirs::from_environment()?;
-    let running = Client::new(&dirs).running().is_some();
-    let progress = Progress::new(artefacts::steps() + up::STEPS + parts::steps());
-    let (cluster, holder) = if running {
-        (Cluster::attach(&dirs)?, None)
-    } else {
-        if args.node_software != "kedge" {
-            bail!(
-                "no cluster runs: start one of {} nodes with `cargo rig up` first",
-                args.node_software
-            );
-        }
-        ns::check()?;
-        let artefacts = artefacts::build(Profile::Story, &progress)?;
-        let options = up::Options {
-            size: Size {
-                memory_mib: conformance::MEMORY_MIB,
-                ..Size::default()
-            },
-            ..up::Options::new(3, artefacts.accel()?)
-        };
-        let (cluster, holder) = up::control_plane(&dirs, &artefacts, &options, &progress)?;
-        (cluster, Some(holder))
-    };
-    let artefacts = &cluster.description.artefacts;
-    let parts = parts::build(
-        &artefacts.programs,
-        &artefacts.ours.join("kedge-pause"),
-        &progress,
-    )?;
-    if args.rewrite_list {
-        return conformance::rewrite(&parts).map(|()| ExitCode::SUCCESS);
-    }
-    if holder.is_some() {
-        up::nodes(&cluster, &progress)?;
-    }
-    let options = conformance::Options {
-        selection,
-        resume: args.resume,
-        procs: args.procs.into(),
-        node_software: args.node_software,
-        baseline: args.baseline,
-        minutes: args.minutes,
-    };
-    let counts = conformance::run(&cluster, &parts, &options, &progress)?;
-    if holder.is_some() {
-        // It was ours: it ends with us, in order.
-        cluster.client.stop()?;
-    }
-    Ok(if counts.good() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
 }
 
 fn status() -> Result<()> {

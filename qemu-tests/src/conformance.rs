@@ -58,9 +58,9 @@ pub fn list(selection: &Selection) -> Result<()> {
 }
 
 /// Writes the table anew from the suite and says what changed. Tests without a class are an error: somebody must decide.
-pub fn rewrite(parts: &Parts) -> Result<()> {
+pub fn rewrite(e2e: &Path) -> Result<()> {
     let known = Catalogue::committed()?;
-    let listed = judge::listed(&parts.e2e)?;
+    let listed = judge::listed(e2e)?;
     let drift = known.drift(&listed);
     let renewed = known.renewed(&listed);
     let path = artefacts::workspace()?.join("qemu-tests/conformance-tests.tsv");
@@ -197,7 +197,13 @@ fn build(cluster: &Cluster, parts: &Parts, node_software: &str) -> Result<Build>
     Ok(Build {
         node_software: node_software.to_owned(),
         version: version.clone(),
-        image: name(&cluster.description.artefacts.image)?,
+        image: match &cluster.description.artefacts.twin {
+            Some(volume) if node_software == "upstream" => {
+                let image = name(&cluster.description.artefacts.image)?;
+                format!("{image}+{}", name(volume)?)
+            }
+            _ => name(&cluster.description.artefacts.image)?,
+        },
         test_images: name(&parts.images)?,
         suite: suite.trim_start_matches("e2e.test-").to_owned(),
     })

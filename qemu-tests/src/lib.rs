@@ -13,6 +13,7 @@ pub mod bench;
 pub mod cluster;
 pub mod conformance;
 pub mod controlplane;
+pub mod critest;
 pub mod debian;
 pub mod deps;
 pub mod dhcp;

@@ -83,6 +83,11 @@ enum Command {
         after_help = "Examples:\n  cargo rig conformance --class a,b,c            (210 tests, hours on two cores)\n  cargo rig conformance --class abc --resume     (goes on after an interruption)\n  cargo rig conformance --focus 'InitContainer' --procs 1\n  cargo rig conformance --node-conformance --list\n\nClasses: a kubelet, b network, c node API, d the rest. Results are below target/conformance, by build."
     )]
     Conformance(ConformanceArgs),
+    /// Run cri-tools' suite against a node's runtime and print the table.
+    #[command(
+        after_help = "Examples:\n  cargo rig critest\n  cargo rig critest --node node2 --focus 'PodSandbox'"
+    )]
+    Critest(CritestArgs),
     /// The background process (started by `up`).
     #[command(hide = true)]
     Supervise {
@@ -165,6 +170,16 @@ pub enum Ring {
 }
 
 #[derive(Args)]
+pub struct CritestArgs {
+    /// Whose runtime; the first node's unless named.
+    #[arg(long)]
+    node: Option<String>,
+    /// Only tests whose name matches this regular expression.
+    #[arg(long, value_name = "REGEX")]
+    focus: Option<String>,
+}
+
+#[derive(Args)]
 pub struct ConformanceArgs {
     /// Classes of tests: letters of a, b, c, d, or all.
     #[arg(long, value_name = "CLASSES")]
@@ -191,8 +206,8 @@ pub struct ConformanceArgs {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=32))]
     procs: u8,
     /// What the nodes run.
-    #[arg(long, default_value = "kedge", value_parser = ["kedge", "upstream"])]
-    node_software: String,
+    #[arg(long, value_enum, default_value_t = NodeSoftware::Kedge)]
+    node_software: NodeSoftware,
     /// A summary.json to compare with, instead of the newest.
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,

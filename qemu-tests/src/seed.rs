@@ -54,10 +54,15 @@ impl NodeConfig {
 
 /// Every image comes from the rig's own registry: the cluster network leads nowhere else.
 fn registries() -> String {
-    format!(
-        "registries:\n  registry.k8s.io:\n    mirrors:\n    - http://{SERVER}:{REGISTRY_PORT}\n"
-    )
+    let mut text = "registries:\n".to_owned();
+    for host in HOSTS {
+        text += &format!("  {host}:\n    mirrors:\n    - http://{SERVER}:{REGISTRY_PORT}\n");
+    }
+    text
 }
+
+/// Where images of upstream's test suites pretend to come from.
+const HOSTS: &[&str] = &["registry.k8s.io", "gcr.io", "k8s.gcr.io"];
 
 /// Writes a seed volume with `config` as its document.
 pub fn write(path: &Path, config: &str) -> Result<()> {
@@ -111,6 +116,12 @@ mod tests {
               - 10.96.0.10
             registries:
               registry.k8s.io:
+                mirrors:
+                - http://192.168.50.1:5000
+              gcr.io:
+                mirrors:
+                - http://192.168.50.1:5000
+              k8s.gcr.io:
                 mirrors:
                 - http://192.168.50.1:5000
         "#]]

@@ -21,7 +21,7 @@ use crate::upstream;
 pub use pack::Recipe;
 
 /// Words that change when a recipe does, since the cache's key sees only inputs.
-const VERSION: &str = "4";
+const VERSION: &str = "5";
 
 /// What every image with a shell has, beside busybox for the rest.
 const BASE: &[&str] = &[
@@ -84,6 +84,7 @@ pub struct Programs {
     pub resource_consumer: PathBuf,
     pub regression_74839: PathBuf,
     pub sample_device_plugin: PathBuf,
+    pub critest: PathBuf,
 }
 
 /// Upstream programs besides those of the control plane that [`Programs`] wants.
@@ -95,6 +96,7 @@ pub const UPSTREAM: &[&str] = &[
     "resource-consumer",
     "regression-issue-74839",
     "sample-device-plugin",
+    "critest",
 ];
 
 /// The packages, by layer.
@@ -172,6 +174,7 @@ fn key(programs: &Programs, packages: &Packages) -> Result<String> {
         resource_consumer,
         regression_74839,
         sample_device_plugin,
+        critest,
     } = programs;
     for path in [
         agnhost,
@@ -184,6 +187,7 @@ fn key(programs: &Programs, packages: &Packages) -> Result<String> {
         resource_consumer,
         regression_74839,
         sample_device_plugin,
+        critest,
     ] {
         let bytes = fs::read(path).with_context(|| format!("read {}", path.display()))?;
         hash.update(Sha256::digest(bytes));
@@ -276,8 +280,34 @@ fn layers(
         0o755,
         &programs.sample_device_plugin,
     )?;
+    roots::program(
+        &layer("critest")?,
+        "usr/local/bin/critest",
+        0o755,
+        &programs.critest,
+    )?;
+    roots::text(&layer("httpd")?, "www/index.html", "It works\n")?;
+    roots::text(
+        &layer("hostnet")?,
+        "etc/nginx/nginx.conf",
+        &NGINX_CONF.replace("listen 80;", "listen 12003;"),
+    )?;
+    for name in SINGLE_FILES {
+        roots::text(&layer(name)?, name, "")?;
+    }
     Ok(layers)
 }
+
+/// critest's images differ by one empty file of this name.
+const SINGLE_FILES: &[&str] = &[
+    "test-image-1",
+    "test-image-2",
+    "test-image-3",
+    "test-image-latest",
+    "same-image",
+    "test",
+    "all",
+];
 
 const NGINX_CONF: &str = "user www-data;\nworker_processes 1;\npid /run/nginx.pid;\nerror_log /dev/stderr notice;\nevents { worker_connections 256; }\n\
     http {\n  include /etc/nginx/mime.types;\n  access_log /dev/stdout;\n\
@@ -424,7 +454,8 @@ pub fn recipes() -> Vec<Recipe> {
         entrypoint: entrypoint.to_vec(),
         ..recipe(&[name], &[layer])
     };
-    vec![
+    let mut all = cri_recipes();
+    all.extend([
         agnhost("2.66.1"),
         agnhost("2.55"),
         shell("busybox:1.37.0-2", &["busybox"]),
@@ -486,8 +517,95 @@ pub fn recipes() -> Vec<Recipe> {
                 &["coredns"],
             )
         },
-    ]
+    ]);
+    all
 }
+
+/// What critest pulls, and critest itself. The names are constants of its sources (`pkg/validate`).
+fn cri_recipes() -> Vec<Recipe> {
+    let staging = |name: &str| format!("gcr.io/k8s-staging-cri-tools/{name}");
+    let e2e = |name: &str| format!("registry.k8s.io/e2e-test-images/{name}");
+    let recipe = |names: Vec<String>, layers: &[&'static str]| Recipe {
+        names,
+        layers: layers.to_vec(),
+        cmd: vec!["sh"],
+        ..Recipe::default()
+    };
+    let mut all = vec![
+        recipe(vec![CRITEST.to_owned()], &["base", "critest"]),
+        recipe(vec![e2e("busybox:1.29-2")], &["busybox"]),
+        Recipe {
+            cmd: vec!["nnp"],
+            ..recipe(vec![e2e("nonewprivs:1.3")], &["busybox", "nonewprivs"])
+        },
+        Recipe {
+            cmd: vec!["nginx", "-g", "daemon off;"],
+            ..recipe(vec![e2e("nginx:1.14-2")], &["base", "nginx"])
+        },
+        Recipe {
+            cmd: vec!["nginx", "-g", "daemon off;"],
+            ..recipe(
+                vec![staging("hostnet-nginx-amd64:latest")],
+                &["base", "nginx", "hostnet"],
+            )
+        },
+        Recipe {
+            // Its log must name it.
+            cmd: vec![
+                "sh",
+                "-c",
+                "echo httpd starts; exec busybox httpd -f -vv -p 80 -h /www",
+            ],
+            ..recipe(vec![e2e("httpd:2.4.39-4")], &["busybox", "httpd"])
+        },
+        Recipe {
+            entrypoint: vec!["/pause"],
+            cmd: vec![],
+            ..recipe(
+                vec![
+                    "registry.k8s.io/pause:3.9".to_owned(),
+                    "k8s.gcr.io/pause:3.9".to_owned(),
+                ],
+                &["pause"],
+            )
+        },
+        recipe(
+            (1..=3)
+                .map(|tag| staging(&format!("test-image-tags:{tag}")))
+                .collect(),
+            &["busybox", "same-image"],
+        ),
+        recipe(vec![staging("test-image-tag:test")], &["busybox", "test"]),
+        recipe(vec![staging("test-image-tag:all")], &["busybox", "all"]),
+    ];
+    for name in [
+        "test-image-1",
+        "test-image-2",
+        "test-image-3",
+        "test-image-latest",
+    ] {
+        all.push(recipe(
+            vec![staging(&format!("{name}:latest"))],
+            &["busybox", name],
+        ));
+    }
+    for (name, user) in [
+        ("test-image-user-uid", "1002"),
+        ("test-image-user-username", "www-data"),
+        ("test-image-user-uid-group", "1003:1004"),
+        ("test-image-user-username-group", "www-data:1004"),
+        ("test-image-predefined-group", "1000"),
+    ] {
+        all.push(Recipe {
+            user,
+            ..recipe(vec![staging(&format!("{name}:latest"))], &["busybox"])
+        });
+    }
+    all
+}
+
+/// critest with what it calls, to be run in a pod.
+pub const CRITEST: &str = "registry.k8s.io/kedge-rig/critest:v1.36.0";
 
 #[cfg(test)]
 mod tests {

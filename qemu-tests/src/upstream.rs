@@ -161,6 +161,17 @@ pub const ARTEFACTS: &[Artefact] = &[
         tests: false,
         estimate: 118,
     },
+    Artefact {
+        name: "critest",
+        module: "cri-tools",
+        package: "sigs.k8s.io/cri-tools/cmd/critest",
+        version: "v1.36.0",
+        cgo: false,
+        tags: "",
+        stamp: Stamp::None,
+        tests: true,
+        estimate: 60,
+    },
     containerd(
         "containerd",
         "github.com/containerd/containerd/v2/cmd/containerd",

@@ -128,7 +128,11 @@ impl PodMemory {
         self.resize_errors
             .retain(|id, _| alive.contains(id.as_str()));
         self.unseen.retain(|id, sandbox| {
-            let seen = observed.containers.iter().any(|c| c.id == *id);
+            // A look taken between create and start may arrive after the start: it has not seen the container run.
+            let seen = observed
+                .containers
+                .iter()
+                .any(|c| c.id == *id && !c.never_started());
             !seen && observed.sandboxes.iter().any(|s| s.id == *sandbox)
         });
         let unseen = &self.unseen;

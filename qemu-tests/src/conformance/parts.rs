@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::artefacts::Artefacts;
 use crate::progress::Progress;
 use crate::testimages::{self, Packages, Programs};
 use crate::upstream::{self, Go};
@@ -29,8 +30,27 @@ pub fn steps() -> usize {
     names().len() + 1
 }
 
-/// `programs` is the directory of the control plane's programs.
-pub fn build(programs: &Path, pause: &Path, progress: &Progress) -> Result<Parts> {
+pub fn suite_steps() -> usize {
+    upstream::JUDGES.len()
+}
+
+/// `e2e.test` and `ginkgo` alone.
+pub fn suite(progress: &Progress) -> Result<(PathBuf, PathBuf)> {
+    let modules = artefacts::workspace()?.join("qemu-tests/upstream");
+    let built = upstream::ensure(
+        &modules,
+        &upstream::cache_root()?,
+        upstream::JUDGES,
+        progress,
+    )?;
+    Ok((
+        built.path("e2e.test")?.to_owned(),
+        built.path("ginkgo")?.to_owned(),
+    ))
+}
+
+/// `of` is what the cluster is made of: its etcd and sandbox program are in images too.
+pub fn build(of: &Artefacts, progress: &Progress) -> Result<Parts> {
     deps::ensure(deps::NEEDS, &|text| progress.say(text))?;
     let modules = artefacts::workspace()?.join("qemu-tests/upstream");
     let cache = upstream::cache_root()?;
@@ -41,13 +61,14 @@ pub fn build(programs: &Path, pause: &Path, progress: &Progress) -> Result<Parts
         agnhost: path("agnhost")?,
         coredns: path("coredns")?,
         busybox: debian::ensure(&cache)?.busybox,
-        pause: pause.to_owned(),
-        etcd: programs.join("etcd"),
+        pause: of.ours.join("kedge-pause"),
+        etcd: of.programs.join("etcd"),
         sample_apiserver: path("sample-apiserver")?,
         nonewprivs: path("nonewprivs")?,
         resource_consumer: path("resource-consumer")?,
         regression_74839: path("regression-issue-74839")?,
         sample_device_plugin: path("sample-device-plugin")?,
+        critest: path("critest")?,
     };
     let packages = Packages::fetch(&cache)?;
     let sources = Go::find()?.module_directory(&modules.join("kubernetes"), "k8s.io/kubernetes")?;

@@ -127,6 +127,7 @@ fn programs_of_one_module_stay_together_in_order() {
             "kubernetes",
             "sample-apiserver",
             "coredns",
+            "cri-tools",
             "containerd",
             "runc",
             "cni"

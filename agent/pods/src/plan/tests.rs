@@ -790,6 +790,10 @@ fn an_observation_older_than_a_start_ends_nothing() {
     w.end(&start);
     let after = std::mem::replace(&mut w.observed, before);
     w.look();
+    // The next look began between create and start.
+    w.observed = after.clone();
+    w.observed.containers[0].state = State::Created;
+    w.look();
     w.observed = after;
     assert_eq!(
         w.step(),
