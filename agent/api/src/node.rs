@@ -172,7 +172,7 @@ impl Writer {
 
     fn desired_status(&mut self) -> Option<NodeStatus> {
         let desired = self.desired.borrow_and_update().clone();
-        desired.map(|node| node.status.clone().unwrap_or_default())
+        desired.map(|node| patch::timeless(&node))
     }
 
     /// The feed's latest word: `Some(None)` when it follows and there is no Node; `None` when it says nothing new.

@@ -1,12 +1,11 @@
 //! The Node object and the Lease: what the node says about itself, and when.
 //!
 //! In: [`Facts`] (values read elsewhere), the object as the API has it, the time. Out: the object to register
-//! ([`register`]), the status to write ([`status`]), whether to write it ([`Writer`]), the Lease ([`lease`]). Others' labels,
-//! annotations, capacities and conditions are kept.
+//! ([`register`]), the status to write ([`status`]), the Lease ([`lease`]). Others' labels, annotations, capacities and conditions
+//! are kept. When to write is the API client's to know.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
     ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeDaemonEndpoints, NodeFeatures,
@@ -22,9 +21,6 @@ pub mod lease;
 pub use conditions::{Pressure, Readiness};
 pub use lease::lease;
 
-/// Computed this often, written when it differs or this long after the last time.
-pub const COMPUTE_EVERY: Duration = Duration::from_secs(10);
-pub const WRITE_EVERY: Duration = Duration::from_secs(300);
 /// Images listed, and names of each.
 const MAX_IMAGES: usize = 50;
 const MAX_NAMES: usize = 5;
@@ -221,39 +217,6 @@ fn images(all: &[(Vec<String>, u64)]) -> Vec<ContainerImage> {
             size_bytes: i64::try_from(*bytes).ok(),
         })
         .collect()
-}
-
-/// When to write the status.
-#[derive(Clone, Debug, Default)]
-pub struct Writer {
-    last: Option<(Duration, NodeStatus)>,
-}
-
-impl Writer {
-    /// Is this status to be written now? Heartbeat times alone are no change.
-    pub fn due(&self, status: &NodeStatus, now: Now) -> bool {
-        match &self.last {
-            None => true,
-            Some((at, last)) => now.mono >= *at + WRITE_EVERY || still(last) != still(status),
-        }
-    }
-
-    pub fn written(&mut self, status: NodeStatus, now: Now) {
-        self.last = Some((now.mono, status));
-    }
-
-    /// The object is gone or was changed by somebody: write again.
-    pub fn forget(&mut self) {
-        self.last = None;
-    }
-}
-
-fn still(status: &NodeStatus) -> NodeStatus {
-    let mut status = status.clone();
-    for condition in status.conditions.iter_mut().flatten() {
-        condition.last_heartbeat_time = None;
-    }
-    status
 }
 
 #[cfg(test)]

@@ -37,6 +37,16 @@ pub fn metadata(existing: &Node, desired: &Node) -> Option<Value> {
     (!patch.is_empty()).then(|| json!({ "metadata": patch }))
 }
 
+/// The desired status without the times of its conditions, which [`stamp`] sets: a heartbeat alone is no change to send.
+pub fn timeless(desired: &Node) -> NodeStatus {
+    let mut status = desired.status.clone().unwrap_or_default();
+    for condition in status.conditions.iter_mut().flatten() {
+        condition.last_heartbeat_time = None;
+        condition.last_transition_time = None;
+    }
+    status
+}
+
 /// Sets the times of conditions: heartbeat now; transition kept while the status stays.
 pub fn stamp(desired: &mut NodeStatus, current: Option<&NodeStatus>, now: Timestamp) {
     let before = current.and_then(|c| c.conditions.as_ref());
@@ -129,6 +139,19 @@ mod tests {
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(seconds).unwrap()
+    }
+
+    #[test]
+    fn a_heartbeat_alone_is_no_change() {
+        let node = |seconds: &str| Node {
+            status: Some(parse(&format!(
+                r#"{{"conditions":[{{"type":"Ready","status":"True","lastHeartbeatTime":"1970-01-01T00:00:{seconds}Z",
+                "lastTransitionTime":"1970-01-01T00:00:{seconds}Z"}}]}}"#
+            ))),
+            ..Node::default()
+        };
+        assert_eq!(timeless(&node("05")), timeless(&node("15")));
+        assert_ne!(timeless(&node("05")), timeless(&Node::default()));
     }
 
     #[test]

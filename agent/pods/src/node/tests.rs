@@ -102,27 +102,6 @@ fn problems_and_pressure_show_in_conditions() {
 }
 
 #[test]
-fn a_status_is_written_when_it_differs_or_after_five_minutes() {
-    let facts = facts();
-    let mut writer = Writer::default();
-    let first = status(&facts, None, at(0));
-    assert!(writer.due(&first, at(0)));
-    writer.written(first.clone(), at(0));
-    let node = Node {
-        status: Some(first),
-        ..Node::default()
-    };
-    let same = status(&facts, Some(&node), at(10));
-    assert!(!writer.due(&same, at(10)), "only the heartbeat moved");
-    assert!(writer.due(&same, at(300)));
-    let mut hotter = facts;
-    hotter.pressure.disk = true;
-    assert!(writer.due(&status(&hotter, Some(&node), at(10)), at(10)));
-    writer.forget();
-    assert!(writer.due(&same, at(11)));
-}
-
-#[test]
 fn images_are_few_and_the_largest() {
     let many: Vec<_> = (0..80u64).map(|i| (vec![format!("i{i}"); 9], i)).collect();
     let list = images(&many);
