@@ -17,7 +17,7 @@ use crate::progress::Progress;
 use crate::qemu::Accel;
 use crate::{accel, debian, deps, oci, upstream};
 
-const TARGET: &str = "x86_64-unknown-linux-musl";
+pub const TARGET: &str = "x86_64-unknown-linux-musl";
 /// Node images kept in the cache besides the newest.
 const OLD_IMAGES: usize = 2;
 /// Steps that [`build`] reports besides one for each upstream program.
