@@ -40,6 +40,9 @@ pub struct Artefacts {
     /// The volume with upstream's node software, where a cluster has such nodes.
     #[serde(default)]
     pub twin: Option<PathBuf>,
+    /// The program that times CRI calls, for nodes that shall have it.
+    #[serde(default)]
+    pub trace: Option<PathBuf>,
 }
 
 impl Artefacts {
@@ -125,6 +128,7 @@ pub fn build(profile: Profile, progress: &Progress) -> Result<Artefacts> {
         image,
         images,
         twin: None,
+        trace: None,
     })
 }
 

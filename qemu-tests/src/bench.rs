@@ -16,6 +16,7 @@ mod pods;
 mod services;
 mod session;
 mod sizes;
+mod split;
 mod store;
 mod usage;
 mod watch;
@@ -45,6 +46,8 @@ pub enum Measure {
     Memory,
     /// Bind to Running one by one and in a burst of 30; a container's end to its status in the API.
     Pods,
+    /// Pods again, with the runtime's share told from the agent's own by a tracing CRI proxy.
+    Split,
     /// CPU, context switches, API bytes and connections per idle minute, at 0 and 30 pods.
     Idle,
     /// 1 000 and 10 000 Services with two endpoints each, natively.
@@ -130,6 +133,9 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
                     Ok(())
                 }
             };
+            if missing == [Measure::Split] {
+                return record(Measure::Split, session::split(dirs, &artefacts, software));
+            }
             if missing == [Measure::Services] {
                 return record(Measure::Services, services::run(dirs, &artefacts, software));
             }
@@ -140,7 +146,7 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
             };
             session::run(dirs, &artefacts, &plan, &mut record)
         };
-        for measures in [&Measure::IN_VM[..], &[Measure::Services]] {
+        for measures in [&Measure::IN_VM[..], &[Measure::Split], &[Measure::Services]] {
             if let Err(error) = take(measures, &mut failures) {
                 failures.push(format!("{} no. {repetition}: {error:#}", software.name()));
             }

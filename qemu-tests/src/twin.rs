@@ -121,6 +121,7 @@ pub fn ensure(artefacts: &mut Artefacts, progress: &Progress) -> Result<()> {
             packages: &packages,
             scripts: &root.join("qemu-tests/twin"),
             probe: &artefacts.probe,
+            trace: artefacts.trace.as_deref(),
         },
     )?);
     step.done();

@@ -9,7 +9,7 @@ use anyhow::Result;
 use super::lab::Lab;
 use super::memory;
 use super::store::Figures;
-use super::usage::{by_group, growth, seconds};
+use super::usage::{by_group, seconds};
 
 /// Rates need a window; memory needs the dust to settle.
 const SETTLE: Duration = Duration::from_secs(45);
@@ -39,10 +39,6 @@ pub fn window(lab: &Lab, pods: usize, memory: &mut Figures, idle: &mut Figures) 
             usage.switches as f64 / minutes,
         );
     }
-    add(
-        "CPU of the whole machine, s/min".into(),
-        growth(&before, &after, "busyTicks") as f64 / 100.0 / minutes,
-    );
     let kib = |bytes: u64| bytes as f64 / 1024.0;
     // The window between the two readings of counters is a little shorter than the probe's.
     let minute = WINDOW.as_secs_f64() / 60.0;

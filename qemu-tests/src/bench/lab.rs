@@ -160,10 +160,20 @@ impl Lab {
 
     /// nftables in the control plane's namespace sees every packet of the node's connections to the API server.
     fn install_counters(&self) -> Result<()> {
+        let others = format!("{{ {SERVER}, 127.0.0.1 }}");
         let rules = format!(
-            "table ip bench {{\n  counter to-api {{ }}\n  counter from-api {{ }}\n  \
-             chain in {{ type filter hook input priority 0; ip saddr != {{ {SERVER}, 127.0.0.1 }} tcp dport {PORT} counter name to-api }}\n  \
-             chain out {{ type filter hook output priority 0; ip daddr != {{ {SERVER}, 127.0.0.1 }} tcp sport {PORT} counter name from-api }}\n}}\n"
+            "table ip bench {{
+              counter to-api {{ }}
+              counter from-api {{ }}
+              chain in {{
+                type filter hook input priority 0;
+                ip saddr != {others} tcp dport {PORT} counter name to-api
+              }}
+              chain out {{
+                type filter hook output priority 0;
+                ip daddr != {others} tcp sport {PORT} counter name from-api
+              }}
+            }}\n"
         );
         self.exec(&["nft", "-f", "-"], &rules)
             .context("count bytes to the API server (package nftables)")
@@ -217,8 +227,13 @@ impl Lab {
         }
         Ok(result.stdout)
     }
+}
 
-    pub fn end(self) -> Result<()> {
-        self.cluster.client.stop()
+/// Whatever happened, the next lab must find the place free.
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Err(error) = self.cluster.client.stop() {
+            println!("the cluster does not end: {error:#}");
+        }
     }
 }

@@ -15,7 +15,7 @@ use crate::api::text_at;
 use crate::{oci, wait};
 
 const PODS_PATH: &str = "/api/v1/namespaces/default/pods";
-const ONE_BY_ONE: usize = 10;
+pub const ONE_BY_ONE: usize = 10;
 const ENDS: usize = 5;
 const WAVE: usize = 10;
 const ONE_DEADLINE: Duration = Duration::from_secs(120);
@@ -59,12 +59,17 @@ fn one_by_one(lab: &Lab, watch: &PodWatch) -> Result<Vec<f64>> {
     let mut times = Vec::new();
     let names: Vec<String> = (0..ONE_BY_ONE).map(|n| format!("single-{n}")).collect();
     for name in &names {
-        let bound = create(lab, name, &["sleep", "1000000"])?;
-        let running = watch.when(name, "Running", ONE_DEADLINE)?;
-        times.push(seconds(bound, running));
+        times.push(start_one(lab, watch, name)?);
     }
     remove(lab, &names)?;
     Ok(times)
+}
+
+/// Seconds from bind to Running.
+pub fn start_one(lab: &Lab, watch: &PodWatch, name: &str) -> Result<f64> {
+    let bound = create(lab, name, &["sleep", "1000000"])?;
+    let running = watch.when(name, "Running", ONE_DEADLINE)?;
+    Ok(seconds(bound, running))
 }
 
 fn ends(lab: &Lab, watch: &PodWatch) -> Result<Vec<f64>> {
@@ -90,7 +95,7 @@ fn ends(lab: &Lab, watch: &PodWatch) -> Result<Vec<f64>> {
     Ok(times)
 }
 
-fn together(lab: &Lab, watch: &PodWatch, count: usize) -> Result<Vec<f64>> {
+pub fn together(lab: &Lab, watch: &PodWatch, count: usize) -> Result<Vec<f64>> {
     let mut bound = Vec::new();
     for number in 0..count {
         let name = pod_name(number);
@@ -136,7 +141,6 @@ pub fn pod(name: &str, command: &[&str]) -> Value {
         "spec": {
             "nodeName": NODE, "restartPolicy": "Never", "automountServiceAccountToken": false,
             "terminationGracePeriodSeconds": 1, "enableServiceLinks": false,
-            // From the first moment on: a controller manager without default account would refuse.
             "containers": [{"name": "main", "image": oci::BUSYBOX, "command": command}],
         },
     })

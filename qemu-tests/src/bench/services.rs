@@ -47,24 +47,26 @@ pub fn run(dirs: &Dirs, artefacts: &Artefacts, software: Software) -> Result<Fig
         ..up::Options::new(0, artefacts.accel()?)
     };
     let (cluster, _holder) = lab::control_plane(dirs, artefacts, &options)?;
-    let bench = Bench {
-        program: program(software, &cluster)?,
-        cluster,
-        software,
-    };
-    let figures = bench.run();
-    bench.cluster.client.stop()?;
+    let figures = program(software, &cluster).and_then(|program| {
+        let bench = Bench {
+            cluster: &cluster,
+            software,
+            program,
+        };
+        bench.run()
+    });
+    cluster.client.stop()?;
     figures
 }
 
-struct Bench {
-    cluster: Cluster,
+struct Bench<'a> {
+    cluster: &'a Cluster,
     software: Software,
     /// The proxy's command line.
     program: Vec<String>,
 }
 
-impl Bench {
+impl Bench<'_> {
     fn run(&self) -> Result<Figures> {
         for line in [
             format!("address add {SECOND}/24 dev br0"),

@@ -5,10 +5,11 @@
 use anyhow::Result;
 
 use super::store::Figures;
-use super::{Measure, SIZE, boot, idle, lab, memory, network, pods};
+use super::{Measure, SIZE, boot, idle, lab, memory, network, pods, split};
 use crate::artefacts::Artefacts;
 use crate::dirs::Dirs;
-use crate::twin::Software;
+use crate::progress::Progress;
+use crate::twin::{self, Software};
 
 pub struct Plan {
     pub software: Software,
@@ -25,6 +26,18 @@ impl Plan {
 /// How many pods there are in the second half.
 pub const PODS: usize = 30;
 const MORE_PODS: usize = 110;
+
+/// A machine of its own: the proxy is in nobody else's way.
+pub fn split(dirs: &Dirs, artefacts: &Artefacts, software: Software) -> Result<Figures> {
+    let mut artefacts = artefacts.clone();
+    artefacts.trace = Some(split::build()?);
+    if software == Software::Upstream {
+        twin::ensure(&mut artefacts, &Progress::new(twin::steps()))?;
+    }
+    let lab = lab::Lab::new(dirs, &artefacts, software, SIZE)?;
+    lab.boot()?;
+    split::figures(&lab)
+}
 
 pub fn run(
     dirs: &Dirs,
@@ -91,6 +104,5 @@ pub fn run(
             Err(error) => record(Measure::Memory, Err(error))?,
         }
     }
-    drop(watch);
-    lab.end()
+    Ok(())
 }
