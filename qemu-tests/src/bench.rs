@@ -13,6 +13,7 @@ mod lab;
 mod memory;
 mod network;
 mod pods;
+mod ram;
 mod services;
 mod session;
 mod sizes;
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::artefacts::{self, Artefacts, Profile};
 use crate::cluster::Size;
+use crate::deps;
 use crate::dirs::Dirs;
 use crate::progress::Progress;
 use crate::twin::{self, Software};
@@ -56,6 +58,8 @@ pub enum Measure {
     Network,
     /// Bytes written to the disk in 20 idle minutes with 30 pods.
     Flash,
+    /// The smallest memory at which a node gets Ready and keeps 10 pods.
+    Ram,
     /// Sizes of programs and image.
     Sizes,
     /// All of them.
@@ -136,6 +140,9 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
             if missing == [Measure::Split] {
                 return record(Measure::Split, session::split(dirs, &artefacts, software));
             }
+            if missing == [Measure::Ram] {
+                return record(Measure::Ram, ram::figures(dirs, &artefacts, software));
+            }
             if missing == [Measure::Services] {
                 return record(Measure::Services, services::run(dirs, &artefacts, software));
             }
@@ -146,7 +153,12 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
             };
             session::run(dirs, &artefacts, &plan, &mut record)
         };
-        for measures in [&Measure::IN_VM[..], &[Measure::Split], &[Measure::Services]] {
+        for measures in [
+            &Measure::IN_VM[..],
+            &[Measure::Split],
+            &[Measure::Services],
+            &[Measure::Ram],
+        ] {
             if let Err(error) = take(measures, &mut failures) {
                 failures.push(format!("{} no. {repetition}: {error:#}", software.name()));
             }
@@ -197,6 +209,7 @@ fn order(request: &Request) -> Vec<(u32, Software)> {
 
 fn prepare(request: &Request) -> Result<Artefacts> {
     let progress = Progress::new(artefacts::steps());
+    deps::ensure(deps::BENCH_NEEDS, &|text| progress.say(text))?;
     let mut artefacts = artefacts::build(Profile::Release, &progress)?;
     if request.against_upstream {
         progress.add(twin::steps());
