@@ -17,7 +17,7 @@ use crate::progress::Progress;
 use crate::qemu::Accel;
 use crate::{accel, debian, deps, oci, upstream};
 
-const TARGET: &str = "x86_64-unknown-linux-musl";
+pub const TARGET: &str = "x86_64-unknown-linux-musl";
 /// Node images kept in the cache besides the newest.
 const OLD_IMAGES: usize = 2;
 /// Steps that [`build`] reports besides one for each upstream program.
@@ -40,6 +40,9 @@ pub struct Artefacts {
     /// The volume with upstream's node software, where a cluster has such nodes.
     #[serde(default)]
     pub twin: Option<PathBuf>,
+    /// The program that times CRI calls, for nodes that shall have it.
+    #[serde(default)]
+    pub trace: Option<PathBuf>,
 }
 
 impl Artefacts {
@@ -125,6 +128,7 @@ pub fn build(profile: Profile, progress: &Progress) -> Result<Artefacts> {
         image,
         images,
         twin: None,
+        trace: None,
     })
 }
 

@@ -24,7 +24,7 @@ use kedge_qemu_tests::supervisor::{self, ns};
 use kedge_qemu_tests::twin::{self, Mix};
 use kedge_qemu_tests::up;
 
-use super::{Bench, Command, Ring, TestArgs, UpArgs};
+use super::{BenchArgs, Command, Ring, TestArgs, UpArgs};
 
 pub fn run(command: Command) -> Result<ExitCode> {
     match command {
@@ -38,7 +38,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Logs { node, lines } => logs(&node, lines)?,
         Command::PowerCut { node, stay_off } => power_cut(&node, stay_off)?,
         Command::Down => down()?,
-        Command::Bench(args) => bench(args.what)?,
+        Command::Bench(args) => bench(args)?,
         Command::Critest(args) => return judges::critest(args),
         Command::Conformance(args) => return judges::conformance(args),
     }
@@ -127,13 +127,16 @@ fn test(args: &TestArgs) -> Result<ExitCode> {
     })
 }
 
-fn bench(what: Bench) -> Result<()> {
-    let dirs = Dirs::from_environment()?;
-    match what {
-        Bench::Boot => bench::boot(&dirs),
-        Bench::Memory => bench::memory(&dirs),
-        Bench::Sizes => bench::sizes(),
-    }
+fn bench(args: BenchArgs) -> Result<()> {
+    let request = bench::Request {
+        measures: args.what,
+        against_upstream: args.against.is_some(),
+        repeat: args.repeat,
+        pods_110: args.pods_110,
+        fresh: args.fresh,
+        out: args.out,
+    };
+    bench::run(&Dirs::from_environment()?, &request)
 }
 
 fn status() -> Result<()> {

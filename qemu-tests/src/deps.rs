@@ -85,6 +85,16 @@ pub const NEEDS: &[Need] = &[
     ),
 ];
 
+/// For `cargo rig bench` on top.
+pub const BENCH_NEEDS: &[Need] = &[
+    program(
+        "nftables",
+        "nft",
+        "counts bytes between node and API server",
+    ),
+    program("zstd", "zstd", "the image's size as it is sent"),
+];
+
 /// For CI's aarch64 part on top.
 pub const CI_NEEDS: &[Need] = &[
     program(

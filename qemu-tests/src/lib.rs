@@ -31,6 +31,7 @@ pub mod sntp;
 pub mod stories;
 pub mod supervisor;
 pub mod testimages;
+pub mod trace;
 pub mod twin;
 pub mod up;
 pub mod upstream;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use kedge_qemu_tests::conformance::plan::Shard;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kedge_qemu_tests::bench::Measure;
 use kedge_qemu_tests::cluster::Size;
 use kedge_qemu_tests::twin::Mix;
 
@@ -75,8 +76,10 @@ enum Command {
     /// End the cluster and everything it runs.
     #[command(after_help = "Example:\n  cargo rig down")]
     Down,
-    /// Measure.
-    #[command(after_help = "Examples:\n  cargo rig bench boot\n  cargo rig bench memory")]
+    /// Measure what a node costs, beside upstream's where asked.
+    #[command(
+        after_help = "Examples:\n  cargo rig bench boot memory\n  cargo rig bench all --against upstream --repeat 3\n  cargo rig bench sizes\n\nA run that was cut off goes on where it stopped. A measure that failed is named at the end, and the exit code is not 0."
+    )]
     Bench(BenchArgs),
     /// Run upstream's conformance tests against the nodes and print the table.
     #[command(
@@ -218,18 +221,30 @@ pub struct ConformanceArgs {
 
 #[derive(Args)]
 pub struct BenchArgs {
-    #[arg(value_enum)]
-    what: Bench,
+    /// What to measure.
+    #[arg(value_enum, required = true)]
+    what: Vec<Measure>,
+    /// Measure this as well, in turn.
+    #[arg(long, value_enum)]
+    against: Option<Against>,
+    /// How often each is measured.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    repeat: u32,
+    /// In the first round, fill the node up to 110 pods as well.
+    #[arg(long)]
+    pods_110: bool,
+    /// Begin anew: do not go on with the samples of an interrupted run.
+    #[arg(long)]
+    fresh: bool,
+    /// Where samples are kept [default: qemu-tests/results/bench.json].
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Bench {
-    /// Kernel entry to Ready of one VM alone, first join and warm.
-    Boot,
-    /// Memory and CPU of the node's software at 0 and 30 pods.
-    Memory,
-    /// Sizes of programs and of the image, as released.
-    Sizes,
+pub enum Against {
+    /// Upstream's kubelet, kube-proxy and CNI plugins on the same image.
+    Upstream,
 }
 
 fn main() -> ExitCode {

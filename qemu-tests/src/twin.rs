@@ -14,7 +14,7 @@ mod volume;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::artefacts::{Artefacts, workspace};
@@ -121,19 +121,22 @@ pub fn ensure(artefacts: &mut Artefacts, progress: &Progress) -> Result<()> {
             packages: &packages,
             scripts: &root.join("qemu-tests/twin"),
             probe: &artefacts.probe,
+            trace: artefacts.trace.as_deref(),
         },
     )?);
     step.done();
     Ok(())
 }
 
-/// Sizes of what upstream's software consists of, for comparison with `kedge`.
+/// Sizes of the programs that do what `kedge` does.
 pub fn program_sizes(cache: &Path, progress: &Progress) -> Result<Vec<(&'static str, u64)>> {
     let modules = workspace()?.join("qemu-tests/upstream");
     let built = upstream::ensure(&modules, cache, upstream::NODE_SOFTWARE, progress)?;
     let mut sizes = Vec::new();
     for name in upstream::NODE_SOFTWARE {
-        sizes.push((*name, std::fs::metadata(built.path(name)?)?.len()));
+        let path = built.path(name)?;
+        let size = std::fs::metadata(path).with_context(|| format!("stat {}", path.display()))?;
+        sizes.push((*name, size.len()));
     }
     Ok(sizes)
 }

@@ -23,6 +23,7 @@ use crate::progress::Progress;
 use crate::qemu::Accel;
 use crate::supervisor::Spec;
 use crate::supervisor::client::{Client, Holder};
+use crate::trace;
 use crate::twin::{Mix, Software};
 use crate::wait::{self, seen};
 
@@ -137,8 +138,12 @@ fn probe_volume(dirs: &Dirs, artefacts: &Artefacts) -> Result<()> {
     let content = directory.path();
     std::fs::copy(&artefacts.probe, content.join("probe"))
         .with_context(|| format!("copy {}", artefacts.probe.display()))?;
-    std::fs::write(content.join("services"), services_with_probe())
-        .context("write the service table")?;
+    let mut services = services_with_probe();
+    if let Some(program) = &artefacts.trace {
+        trace::add(content, program)?;
+        services = trace::services(&services);
+    }
+    std::fs::write(content.join("services"), services).context("write the service table")?;
     let image = dirs.root.join("probe.img");
     // The file may be left over with another content.
     let _ = std::fs::remove_file(&image);

@@ -2,18 +2,24 @@
 //!
 //! As PID 1 of a throw-away guest it prints [`BOOT_MARKER`] and leaves: the rig learns whether an accelerator really boots.
 //! As a service on a node (from a test-only volume) it answers every TCP connection on port 9777 with one JSON document:
-//! the processes of the node with their PSS, CPU time and context switches. It reads `/proc` and nothing else.
+//! the processes of the node with their PSS, CPU time and context switches. It reads `/proc` and looks for the runtime's socket.
 
 mod sample;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Printed on the console by a guest that got as far as user space.
 const BOOT_MARKER: &str = "KEDGE-PROBE-BOOTED";
 const PORT: u16 = 9777;
+const RUNTIME: &str = "/run/containerd/containerd.sock";
+const PROC: &str = "/proc";
+
+/// When [`RUNTIME`] was first there, in milliseconds since kernel entry.
+static RUNTIME_UP: AtomicU64 = AtomicU64::new(0);
 
 fn main() {
     if std::process::id() == 1 {
@@ -28,11 +34,20 @@ fn main() {
             std::process::exit(1);
         }
     };
+    std::thread::spawn(watch_runtime);
     for stream in listener.incoming().flatten() {
         if let Err(error) = answer(stream) {
             eprintln!("probe: answer: {error}");
         }
     }
+}
+
+/// A look every 20 ms for the first seconds after boot, then never again.
+fn watch_runtime() {
+    while !Path::new(RUNTIME).exists() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    RUNTIME_UP.store(sample::now(Path::new(PROC)), Ordering::Relaxed);
 }
 
 /// One sample per connection, as an HTTP/1.0 response so that any client can read it.
@@ -41,7 +56,9 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     let mut request = [0; 1024];
     // The request is not looked at: there is one resource. A silent client still gets its answer after the timeout.
     let _ = stream.read(&mut request);
-    let body = sample::take(Path::new("/proc")).to_json();
+    let mut sample = sample::take(Path::new(PROC));
+    sample.runtime_up_ms = RUNTIME_UP.load(Ordering::Relaxed);
+    let body = sample.to_json();
     write!(
         stream,
         "HTTP/1.0 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",

@@ -13,6 +13,12 @@ pub struct Sample {
     pub uptime_ms: u64,
     pub memory_available_kib: u64,
     pub memory_total_kib: u64,
+    /// Since boot, of all CPUs together: clock ticks that were not idle.
+    pub busy_ticks: u64,
+    /// Since boot, of everything.
+    pub context_switches: u64,
+    /// When the container runtime's socket was first seen, in milliseconds since kernel entry; 0 before that.
+    pub runtime_up_ms: u64,
     pub processes: Vec<Process>,
 }
 
@@ -39,11 +45,15 @@ pub fn take(proc: &Path) -> Sample {
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter_map(|pid| process(proc, pid))
         .collect();
+    let stat = read(&proc.join("stat"));
     processes.sort_by_key(|process| process.pid);
     Sample {
         uptime_ms: uptime_ms(&read(&proc.join("uptime"))),
         memory_available_kib: kib_of(&meminfo, "MemAvailable:"),
         memory_total_kib: kib_of(&meminfo, "MemTotal:"),
+        busy_ticks: busy_ticks(&stat),
+        context_switches: kib_of(&stat, "ctxt"),
+        runtime_up_ms: 0,
         processes,
     }
 }
@@ -100,6 +110,24 @@ fn context_switches(directory: &Path) -> u64 {
         .sum()
 }
 
+/// Milliseconds since kernel entry.
+pub fn now(proc: &Path) -> u64 {
+    uptime_ms(&read(&proc.join("uptime")))
+}
+
+/// The line `cpu  user nice system idle iowait irq softirq steal …` of /proc/stat (proc(5)): all but idle and iowait, and guests, whose time is
+/// in user's already.
+fn busy_ticks(stat: &str) -> u64 {
+    let all = stat.lines().find_map(|line| line.strip_prefix("cpu "));
+    all.unwrap_or("")
+        .split_whitespace()
+        .take(8)
+        .enumerate()
+        .filter(|(index, _)| ![3, 4].contains(index))
+        .filter_map(|(_, value)| value.parse::<u64>().ok())
+        .sum()
+}
+
 fn uptime_ms(text: &str) -> u64 {
     let (seconds, rest) = text
         .split_whitespace()
@@ -126,8 +154,13 @@ fn read(path: &Path) -> String {
 impl Sample {
     pub fn to_json(&self) -> String {
         let mut out = format!(
-            "{{\"uptimeMs\":{},\"memoryAvailableKib\":{},\"memoryTotalKib\":{},\"processes\":[",
-            self.uptime_ms, self.memory_available_kib, self.memory_total_kib
+            "{{\"uptimeMs\":{},\"memoryAvailableKib\":{},\"memoryTotalKib\":{},\"busyTicks\":{},\"contextSwitches\":{},\"runtimeUpMs\":{},\"processes\":[",
+            self.uptime_ms,
+            self.memory_available_kib,
+            self.memory_total_kib,
+            self.busy_ticks,
+            self.context_switches,
+            self.runtime_up_ms
         );
         for (index, process) in self.processes.iter().enumerate() {
             if index > 0 {
@@ -199,6 +232,12 @@ mod tests {
             ..Sample::default()
         };
         assert!(sample.to_json().contains("\"name\":\"ab\""));
+    }
+
+    #[test]
+    fn busy_time_leaves_out_idle_waiting_and_guests() {
+        assert_eq!(busy_ticks("cpu  1 2 4 800 900 8 16 32 7 7\ncpu0 9 9\n"), 63);
+        assert_eq!(busy_ticks(""), 0);
     }
 
     #[test]

@@ -12,6 +12,8 @@ use anyhow::{Context, Result, bail};
 use kedge_machine::paths;
 use sha2::{Digest, Sha256};
 
+use crate::trace;
+
 pub struct Content<'a> {
     pub programs: Vec<(&'a str, PathBuf)>,
     pub busybox: &'a Path,
@@ -20,6 +22,8 @@ pub struct Content<'a> {
     /// The directory `qemu-tests/twin`.
     pub scripts: &'a Path,
     pub probe: &'a Path,
+    /// Times CRI calls.
+    pub trace: Option<&'a Path>,
 }
 
 /// What the scripts use of busybox; `mount` is util-linux's.
@@ -42,14 +46,19 @@ pub fn ensure(cache: &Path, content: &Content<'_>) -> Result<PathBuf> {
     let directory = tempfile::tempdir_in(&parent).context("make a temporary directory")?;
     let root = directory.path().join("root");
     fill(&root, content)?;
-    let image = parent.join(format!("{}.img", digest(&root)?));
+    let kind = if content.trace.is_some() {
+        "traced"
+    } else {
+        "plain"
+    };
+    let image = parent.join(format!("{kind}-{}.img", digest(&root)?));
     if image.is_file() {
         return Ok(image);
     }
     let fresh = directory.path().join("new.img");
     make(&root, &fresh)?;
     fs::rename(&fresh, &image).with_context(|| format!("rename to {}", image.display()))?;
-    forget_others(&parent, &image)?;
+    forget_others(&parent, kind, &image)?;
     Ok(image)
 }
 
@@ -70,6 +79,13 @@ fn fill(root: &Path, content: &Content<'_>) -> Result<()> {
     copy(content.probe, &root.join("probe"))?;
     for name in ["services", "start-kubelet", "start-kube-proxy"] {
         copy(&content.scripts.join(name), &root.join(name))?;
+    }
+    if let Some(program) = content.trace {
+        let table = content.scripts.join("services");
+        let table =
+            fs::read_to_string(&table).with_context(|| format!("read {}", table.display()))?;
+        trace::add(root, program)?;
+        write(&root.join("services"), trace::services(&table).as_bytes())?;
     }
     for program in DEBIAN {
         let source = find(content.packages, program)?;
@@ -203,11 +219,17 @@ fn digest(root: &Path) -> Result<String> {
     Ok(crate::pki::hex(&hash.finalize()[..8]))
 }
 
+fn entry_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
 /// Volumes of older programs. A running machine has its own open.
-fn forget_others(parent: &Path, newest: &Path) -> Result<()> {
+fn forget_others(parent: &Path, kind: &str, newest: &Path) -> Result<()> {
     for entry in fs::read_dir(parent).with_context(|| format!("list {}", parent.display()))? {
         let path = entry.context("list")?.path();
-        if path.extension().is_some_and(|extension| extension == "img") && path != newest {
+        let name = entry_name(&path);
+        if name.starts_with(kind) && name.ends_with(".img") && path != newest {
             fs::remove_file(&path).with_context(|| format!("delete {}", path.display()))?;
         }
     }

@@ -1,0 +1,62 @@
+//! A window in which nothing happens: what the node's software holds in memory, and what it does per minute all the same.
+//!
+//! In: a lab at rest. Out: figures for `memory` and `idle`, named after the number of pods.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::lab::Lab;
+use super::memory;
+use super::store::Figures;
+use super::usage::{by_group, seconds};
+
+/// Rates need a window; memory needs the dust to settle.
+const SETTLE: Duration = Duration::from_secs(45);
+const WINDOW: Duration = Duration::from_secs(60);
+
+pub fn window(lab: &Lab, pods: usize, memory: &mut Figures, idle: &mut Figures) -> Result<()> {
+    std::thread::sleep(SETTLE);
+    let written = lab.disk_written()?;
+    let before = lab.sample()?;
+    let (sent, received) = lab.api_bytes()?;
+    std::thread::sleep(WINDOW);
+    let (sent_after, received_after) = lab.api_bytes()?;
+    let after = lab.sample()?;
+    let minutes = seconds(&before, &after) / 60.0;
+    let groups = by_group(&before, &after);
+    memory.extend(memory::figures(pods, &groups, &after));
+    let mut add = |name: String, value: f64| {
+        idle.insert(format!("{pods:>3} pods: {name}"), value);
+    };
+    for (label, usage) in &groups {
+        add(
+            format!("CPU of {label}, s/min"),
+            usage.cpu_seconds / minutes,
+        );
+        add(
+            format!("context switches of {label}, 1/min"),
+            usage.switches as f64 / minutes,
+        );
+    }
+    let kib = |bytes: u64| bytes as f64 / 1024.0;
+    // The window between the two readings of counters is a little shorter than the probe's.
+    let minute = WINDOW.as_secs_f64() / 60.0;
+    add(
+        "sent to the API server, KiB/min".into(),
+        kib(sent_after - sent) / minute,
+    );
+    add(
+        "received from the API server, KiB/min".into(),
+        kib(received_after - received) / minute,
+    );
+    add(
+        "connections to the API server".into(),
+        lab.api_connections()? as f64,
+    );
+    add(
+        "written to disk, KiB/min".into(),
+        kib(lab.disk_written()?.saturating_sub(written)) / minutes,
+    );
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! Memory by process, and what reaches the disk of a node that does nothing.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::Value;
+
+use super::lab::Lab;
+use super::store::Figures;
+use super::usage::{Usage, number};
+
+const FLASH_WINDOW: Duration = Duration::from_secs(20 * 60);
+
+pub fn figures(pods: usize, groups: &BTreeMap<&str, Usage>, sample: &Value) -> Figures {
+    let mib = |kib: u64| kib as f64 / 1024.0;
+    let mut figures: Figures = groups
+        .iter()
+        .map(|(label, usage)| {
+            (
+                format!("{pods:>3} pods: PSS of {label}, MiB"),
+                mib(usage.pss_kib),
+            )
+        })
+        .collect();
+    figures.insert(
+        format!("{pods:>3} pods: available to pods, MiB"),
+        mib(number(sample, "memoryAvailableKib")),
+    );
+    figures
+}
+
+/// Bytes that reach the disk in 20 minutes.
+pub fn flash(lab: &Lab, pods: usize) -> Result<Figures> {
+    let before = lab.disk_written()?;
+    std::thread::sleep(FLASH_WINDOW);
+    let written = lab.disk_written()?.saturating_sub(before);
+    Ok(Figures::from([(
+        format!("{pods:>3} pods: written in 20 idle minutes, KiB"),
+        written as f64 / 1024.0,
+    )]))
+}

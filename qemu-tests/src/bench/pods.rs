@@ -1,0 +1,193 @@
+//! Pods: bind to Running with the image present, and a container's end to its status in the API.
+//!
+//! Pods are bound by creating them with `nodeName`: the scheduler is not measured. Times are the host's, from the answer to the request until the
+//! watch shows the change.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::lab::{Lab, NODE};
+use super::store::Figures;
+use super::watch::PodWatch;
+use crate::api::text_at;
+use crate::{oci, wait};
+
+const PODS_PATH: &str = "/api/v1/namespaces/default/pods";
+pub const ONE_BY_ONE: usize = 10;
+const ENDS: usize = 5;
+const WAVE: usize = 10;
+const ONE_DEADLINE: Duration = Duration::from_secs(120);
+const MANY_DEADLINE: Duration = Duration::from_secs(900);
+/// A pod of the ending kind listens here and ends when somebody has called.
+const CALL_PORT: u16 = 9999;
+
+/// A watch that is known to work, and a node that has the image.
+pub fn watch(lab: &Lab) -> Result<PodWatch> {
+    let watch = PodWatch::start(&lab.cluster)?;
+    create(lab, "image", &["sleep", "1000000"])?;
+    watch.when("image", "Running", ONE_DEADLINE)?;
+    remove(lab, &["image".to_owned()])?;
+    Ok(watch)
+}
+
+/// Leaves `burst` pods running.
+pub fn figures(lab: &Lab, watch: &PodWatch, burst: usize) -> Result<Figures> {
+    let mut figures = Figures::new();
+    let one_by_one = one_by_one(lab, watch)?;
+    let mut add = |name: &str, times: &[f64]| {
+        figures.insert(format!("{name}, p50, s"), percentile(times, 50));
+        figures.insert(format!("{name}, p95, s"), percentile(times, 95));
+    };
+    add("one by one: bind to Running", &one_by_one);
+    add("container's end to its status", &ends(lab, watch)?);
+    let times = together(lab, watch, burst)?;
+    add(&format!("burst of {burst}: bind to Running"), &times);
+    figures.insert(
+        format!("burst of {burst}: first Running, s"),
+        percentile(&times, 0),
+    );
+    figures.insert(
+        format!("burst of {burst}: all Running, s"),
+        percentile(&times, 100),
+    );
+    Ok(figures)
+}
+
+fn one_by_one(lab: &Lab, watch: &PodWatch) -> Result<Vec<f64>> {
+    let mut times = Vec::new();
+    let names: Vec<String> = (0..ONE_BY_ONE).map(|n| format!("single-{n}")).collect();
+    for name in &names {
+        times.push(start_one(lab, watch, name)?);
+    }
+    remove(lab, &names)?;
+    Ok(times)
+}
+
+/// Seconds from bind to Running.
+pub fn start_one(lab: &Lab, watch: &PodWatch, name: &str) -> Result<f64> {
+    let bound = create(lab, name, &["sleep", "1000000"])?;
+    let running = watch.when(name, "Running", ONE_DEADLINE)?;
+    Ok(seconds(bound, running))
+}
+
+fn ends(lab: &Lab, watch: &PodWatch) -> Result<Vec<f64>> {
+    let mut times = Vec::new();
+    let names: Vec<String> = (0..ENDS).map(|n| format!("end-{n}")).collect();
+    for name in &names {
+        create(lab, name, &["nc", "-l", "-p", &CALL_PORT.to_string()])?;
+        watch.when(name, "Running", ONE_DEADLINE)?;
+        let pod = lab.cluster.api.get(&format!("{PODS_PATH}/{name}"))?;
+        let address = format!("{}:{CALL_PORT}", text_at(&pod, "/status/podIP"));
+        let called = wait::until("the pod to listen", ONE_DEADLINE, || {
+            // It ends the connection and itself; the answer is empty.
+            let call = lab
+                .cluster
+                .client
+                .dial(&address, "", false, Duration::from_secs(5));
+            wait::seen(call).map(|_| Instant::now())
+        })?;
+        let ended = watch.when(name, "terminated", ONE_DEADLINE)?;
+        times.push(seconds(called, ended));
+    }
+    remove(lab, &names)?;
+    Ok(times)
+}
+
+pub fn together(lab: &Lab, watch: &PodWatch, count: usize) -> Result<Vec<f64>> {
+    let mut bound = Vec::new();
+    for number in 0..count {
+        let name = pod_name(number);
+        bound.push((create(lab, &name, &["sleep", "1000000"])?, name));
+    }
+    bound
+        .iter()
+        .map(|(at, name)| Ok(seconds(*at, watch.when(name, "Running", MANY_DEADLINE)?)))
+        .collect()
+}
+
+/// From `from` pods to `to`, ten at a time.
+pub fn waves(lab: &Lab, watch: &PodWatch, from: usize, to: usize) -> Result<()> {
+    for start in (from..to).step_by(WAVE) {
+        let wave: Vec<String> = (start..to.min(start + WAVE)).map(pod_name).collect();
+        for name in &wave {
+            create(lab, name, &["sleep", "1000000"])?;
+        }
+        for name in &wave {
+            watch.when(name, "Running", MANY_DEADLINE)?;
+        }
+    }
+    Ok(())
+}
+
+fn pod_name(number: usize) -> String {
+    format!("load-{number}")
+}
+
+/// Returns when the API server had answered.
+fn create(lab: &Lab, name: &str, command: &[&str]) -> Result<Instant> {
+    lab.cluster
+        .api
+        .create(PODS_PATH, &pod(name, command))
+        .with_context(|| format!("create pod {name}"))?;
+    Ok(Instant::now())
+}
+
+pub fn pod(name: &str, command: &[&str]) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default", "labels": {"app": name}},
+        "spec": {
+            "nodeName": NODE, "restartPolicy": "Never", "automountServiceAccountToken": false,
+            "terminationGracePeriodSeconds": 1, "enableServiceLinks": false,
+            "containers": [{"name": "main", "image": oci::BUSYBOX, "command": command}],
+        },
+    })
+}
+
+/// Deletes and waits until they are gone.
+pub fn remove(lab: &Lab, names: &[String]) -> Result<()> {
+    for name in names {
+        lab.cluster
+            .api
+            .delete(&format!("{PODS_PATH}/{name}"), Some(1))?;
+    }
+    wait::until("pods gone", MANY_DEADLINE, || {
+        let pods = wait::seen(lab.cluster.api.items(PODS_PATH))?;
+        let left = |name: &&String| {
+            pods.iter()
+                .any(|pod| text_at(pod, "/metadata/name") == name.as_str())
+        };
+        match names.iter().find(left) {
+            Some(name) => Err(format!("{name} is still there")),
+            None => Ok(()),
+        }
+    })
+}
+
+fn seconds(from: Instant, to: Instant) -> f64 {
+    // The watch may be faster than the answer to the request.
+    to.saturating_duration_since(from).as_secs_f64()
+}
+
+/// The nearest rank (0 is the smallest, 100 the largest).
+pub fn percentile(values: &[f64], percent: usize) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (sorted.len() * percent).div_ceil(100).max(1) - 1;
+    sorted.get(rank).copied().unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_values_that_occurred() {
+        let values: Vec<f64> = (1..=10).rev().map(f64::from).collect();
+        let found = [0, 50, 95, 100].map(|percent| percentile(&values, percent));
+        assert_eq!(found, [1.0, 5.0, 10.0, 10.0]);
+        assert!(percentile(&[], 50).is_nan());
+    }
+}

@@ -1,0 +1,109 @@
+//! What two of the probe's samples say about the time between them. Pure.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::api::text_at;
+
+/// One group of processes over a window.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Usage {
+    pub processes: usize,
+    pub pss_kib: u64,
+    pub cpu_seconds: f64,
+    pub switches: u64,
+}
+
+/// A node's own software: label and process name. `sh` stands before `exec` in the twin's scripts and is not counted.
+pub const GROUPS: [(&str, &str); 6] = [
+    ("init", "kedge-init"),
+    ("kedge", "kedge"),
+    ("kubelet", "kubelet"),
+    ("kube-proxy", "kube-proxy"),
+    ("containerd", "containerd"),
+    ("shims", "containerd-shim"),
+];
+
+pub fn seconds(before: &Value, after: &Value) -> f64 {
+    number(after, "uptimeMs").saturating_sub(number(before, "uptimeMs")) as f64 / 1000.0
+}
+
+pub fn number(value: &Value, key: &str) -> u64 {
+    value[key].as_u64().unwrap_or(0)
+}
+
+/// A counter's growth.
+pub fn growth(before: &Value, after: &Value, key: &str) -> u64 {
+    number(after, key).saturating_sub(number(before, key))
+}
+
+/// What each group that has processes uses, and all together. A process that is in one sample only counts its memory, not its time.
+pub fn by_group(before: &Value, after: &Value) -> BTreeMap<&'static str, Usage> {
+    let mut groups = BTreeMap::new();
+    let mut together = Usage::default();
+    for (label, name) in GROUPS {
+        let usage = usage(before, after, name);
+        together.processes += usage.processes;
+        together.pss_kib += usage.pss_kib;
+        together.cpu_seconds += usage.cpu_seconds;
+        together.switches += usage.switches;
+        if usage.processes > 0 {
+            groups.insert(label, usage);
+        }
+    }
+    groups.insert("together", together);
+    groups
+}
+
+fn usage(before: &Value, after: &Value, name: &str) -> Usage {
+    let list = |sample: &Value| sample["processes"].as_array().cloned().unwrap_or_default();
+    let old = list(before);
+    let mut usage = Usage::default();
+    for process in list(after)
+        .iter()
+        .filter(|process| text_at(process, "/name") == name)
+    {
+        usage.processes += 1;
+        usage.pss_kib += number(process, "pssKib");
+        let was = old
+            .iter()
+            .find(|was| was["pid"] == process["pid"] && was["name"] == process["name"]);
+        if let Some(was) = was {
+            // A tick is a hundredth of a second.
+            usage.cpu_seconds += growth(was, process, "cpuTicks") as f64 / 100.0;
+            usage.switches += growth(was, process, "contextSwitches");
+        }
+    }
+    usage
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn time_comes_from_processes_in_both_samples_and_memory_from_the_last() {
+        let before = json!({"uptimeMs": 10_000, "processes": [
+            {"pid": 7, "name": "kedge", "pssKib": 900, "cpuTicks": 100, "contextSwitches": 50},
+        ]});
+        let after = json!({"uptimeMs": 20_000, "processes": [
+            {"pid": 7, "name": "kedge", "pssKib": 1000, "cpuTicks": 150, "contextSwitches": 250},
+            {"pid": 9, "name": "kedge", "pssKib": 24, "cpuTicks": 9, "contextSwitches": 9},
+            {"pid": 4, "name": "containerd", "pssKib": 6, "cpuTicks": 9, "contextSwitches": 9},
+            {"pid": 8, "name": "sh", "pssKib": 5, "cpuTicks": 9, "contextSwitches": 9},
+        ]});
+        let groups = by_group(&before, &after);
+        let expected = Usage {
+            processes: 2,
+            pss_kib: 1024,
+            cpu_seconds: 0.5,
+            switches: 200,
+        };
+        assert_eq!(groups["kedge"], expected);
+        assert_eq!(groups["together"].pss_kib, 1030);
+        assert!(!groups.contains_key("kubelet"));
+        assert!((seconds(&before, &after) - 10.0).abs() < 1e-9);
+    }
+}
