@@ -36,6 +36,8 @@ pub enum Error {
     Tree { path: String, problem: String },
     #[error("disk image: {0}")]
     Disk(String),
+    #[error("certificates in {}: it holds no certificate in PEM", .0.display())]
+    Authorities(PathBuf),
     #[error("seed volume: {0}")]
     Seed(String),
     #[error("OCI image {image}: {problem}")]

@@ -6,6 +6,7 @@
 //!
 //! Absent, with issues of their own: UEFI and unified kernel images, verity, slot B, flashing, netboot.
 
+mod authorities;
 mod cpio;
 mod crc;
 mod disk;
@@ -64,6 +65,8 @@ pub struct Inputs {
     pub bin_dir: PathBuf,
     /// Holds `containerd`, `containerd-shim-runc-v2`, `runc`, and perhaps `versions.json`.
     pub upstream_dir: PathBuf,
+    /// Debian's ca-certificates package unpacked, or a PEM file: whom containerd trusts. None: no registry over TLS.
+    pub authorities: Option<PathBuf>,
     pub data_size: u64,
     /// Seconds since the epoch: every time stamp of the image, and the floor of the node's clock.
     pub build_stamp: u64,
@@ -94,7 +97,10 @@ pub fn build(inputs: &Inputs) -> Result<Manifest> {
         version: &inputs.version,
         stamp: inputs.build_stamp,
     };
-    let tree = root::root(&programs, &kernel, &modules, &identity)?;
+    let mut tree = root::root(&programs, &kernel, &modules, &identity)?;
+    if let Some(source) = &inputs.authorities {
+        tree.file(authorities::PATH, 0o644, authorities::bundle(source)?)?;
+    }
     let root_file = path(ROOT);
     remove(&root_file)?;
     let root_size = erofs::make(

@@ -54,6 +54,9 @@ struct BuildArgs {
     /// Directory with containerd, containerd-shim-runc-v2 and runc.
     #[arg(long)]
     upstream_dir: PathBuf,
+    /// Whom containerd trusts when it pulls over TLS: Debian's ca-certificates package, unpacked, or a PEM file.
+    #[arg(long)]
+    authorities: Option<PathBuf>,
     /// Size of the DATA volume, for example 4G.
     #[arg(long, default_value_t = DEFAULT_DATA_SIZE.to_string())]
     data_size: String,
@@ -90,6 +93,7 @@ fn main() -> anyhow::Result<()> {
                 kernel_package: args.kernel_package,
                 bin_dir: args.bin_dir,
                 upstream_dir: args.upstream_dir,
+                authorities: args.authorities,
                 build_stamp: args.build_stamp,
                 version: args.image_version,
                 compression: if args.uncompressed {

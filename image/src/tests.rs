@@ -25,6 +25,7 @@ fn fake_package() -> TempDir {
 
 fn inputs(out: &Path, kernel: &Path, bin: &Path) -> Inputs {
     Inputs {
+        authorities: None,
         out: out.to_owned(),
         kernel_package: kernel.to_owned(),
         bin_dir: bin.to_owned(),

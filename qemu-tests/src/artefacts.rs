@@ -186,9 +186,12 @@ fn image(
         .collect();
     files.extend(upstream::PRODUCT.iter().map(|name| product.join(name)));
     files.push(packages.kernel_package.clone());
+    let authorities = authorities(cache)?;
+    // Its name carries the version.
+    let named = authorities.file_name().unwrap_or_default().to_owned();
     files.push(root.join("agent/machine/src/paths.rs"));
     collect(&root.join("image"), &mut files)?;
-    let key = image_key(&files)?;
+    let key = format!("{}-{}", image_key(&files)?, short(&named.to_string_lossy()));
     let images = cache.join("node-image");
     let directory = images.join(&key);
     if directory.join(kedge_image::MANIFEST).is_file() {
@@ -204,6 +207,7 @@ fn image(
         kernel_package: packages.kernel_root.clone(),
         bin_dir: ours.to_owned(),
         upstream_dir: product.to_owned(),
+        authorities: Some(authorities),
         data_size: kedge_image::DEFAULT_DATA_SIZE,
         build_stamp: build_stamp(root),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -215,6 +219,17 @@ fn image(
     forget_old(&images, &directory)?;
     step.done();
     Ok(directory)
+}
+
+/// Debian's list of certificate authorities, unpacked.
+fn authorities(cache: &Path) -> Result<PathBuf> {
+    debian::unpacked(cache, &["ca-certificates"])?
+        .pop()
+        .context("ca-certificates was not fetched")
+}
+
+fn short(text: &str) -> String {
+    crate::pki::hex(&Sha256::digest(text)[..4])
 }
 
 /// A hash over the contents of all files, in this order. Names matter only through the order.
