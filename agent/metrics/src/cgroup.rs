@@ -68,6 +68,25 @@ pub fn open(root: &Root, path: &str) -> Result<Option<Dir>, Error> {
     Dir::open(root, &format!("{MOUNT}/{path}"))
 }
 
+/// The groups of the hierarchy: those at its top, and the levels of pods by quality of service.
+pub fn groups(root: &Root) -> Vec<String> {
+    const PODS: &str = "/kubepods";
+    let below = |group: &str| {
+        let path = root.path(&format!("{MOUNT}{group}"));
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        let directories = entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+        let names = directories.filter_map(|e| e.file_name().into_string().ok());
+        let mut names: Vec<String> = names.map(|name| format!("{group}/{name}")).collect();
+        names.sort();
+        names
+    };
+    let mut groups = below("");
+    // Pods themselves are known from elsewhere, with their names.
+    let levels = below(PODS).into_iter();
+    groups.extend(levels.filter(|path| !path.starts_with("/kubepods/pod")));
+    groups
+}
+
 /// Reads an open cgroup. `None` when it is gone. A file that cannot be understood is one error in `errors` and an absent value: the others
 /// are still worth having.
 pub fn read(

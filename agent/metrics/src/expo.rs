@@ -78,6 +78,11 @@ impl Writer {
         }
     }
 
+    /// Whether this is OpenMetrics.
+    pub fn is_open(&self) -> bool {
+        self.format == Format::OpenMetrics
+    }
+
     /// Begins a family. Its head is written with its first sample: a family without samples does not show.
     pub fn family(&mut self, name: &'static str, kind: Kind, help: &'static str) {
         self.head = Some(Head {

@@ -16,6 +16,7 @@ pub mod disk;
 mod error;
 pub mod expo;
 mod file;
+pub mod json;
 mod machine;
 pub mod net;
 pub mod process;
@@ -23,6 +24,7 @@ pub mod resource;
 mod root;
 pub mod sample;
 pub mod subject;
+pub mod summary;
 #[cfg(test)]
 mod testing;
 

@@ -42,9 +42,9 @@ pub struct Subject {
     /// When it was started, nanoseconds since 1970.
     pub started_ns: Option<i64>,
     /// The six labels of cAdvisor, written out: they are most of a scrape's text.
-    pub(crate) labels: Box<str>,
+    pub labels: Box<str>,
     /// `container`, `namespace`, `pod`, or the pod's two, for `/metrics/resource`.
-    pub(crate) short: Box<str>,
+    pub short: Box<str>,
 }
 
 impl Subject {

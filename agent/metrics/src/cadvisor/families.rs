@@ -169,7 +169,7 @@ pub(super) static FAMILIES: &[Family] = &[
         kind: Gauge,
         help: "Requests under way.",
         write: |at| {
-            io(at, |d| None, |d| Value::Int(d.in_progress));
+            io(at, |_| None, |d| Value::Int(d.in_progress));
         },
     },
     Family {
@@ -177,7 +177,7 @@ pub(super) static FAMILIES: &[Family] = &[
         kind: Counter,
         help: "Time with requests under way.",
         write: |at| {
-            io(at, |d| None, |d| Value::Millis(d.busy_ms));
+            io(at, |_| None, |d| Value::Millis(d.busy_ms));
         },
     },
     Family {
@@ -185,7 +185,7 @@ pub(super) static FAMILIES: &[Family] = &[
         kind: Counter,
         help: "Time of requests under way, added up.",
         write: |at| {
-            io(at, |d| None, |d| Value::Millis(d.weighted_ms));
+            io(at, |_| None, |d| Value::Millis(d.weighted_ms));
         },
     },
     Family {
@@ -201,7 +201,7 @@ pub(super) static FAMILIES: &[Family] = &[
         kind: Counter,
         help: "Time spent in reads.",
         write: |at| {
-            io(at, |d| None, |d| Value::Millis(d.reads.ms));
+            io(at, |_| None, |d| Value::Millis(d.reads.ms));
         },
     },
     Family {
@@ -217,7 +217,7 @@ pub(super) static FAMILIES: &[Family] = &[
         kind: Counter,
         help: "Reads merged into others.",
         write: |at| {
-            io(at, |d| None, |d| Value::Int(d.reads.merged));
+            io(at, |_| None, |d| Value::Int(d.reads.merged));
         },
     },
     Family {
@@ -237,7 +237,7 @@ pub(super) static FAMILIES: &[Family] = &[
         kind: Counter,
         help: "Sectors of reads.",
         write: |at| {
-            io(at, |d| None, |d| Value::Int(d.reads.sectors));
+            io(at, |_| None, |d| Value::Int(d.reads.sectors));
         },
     },
     Family {
@@ -245,7 +245,7 @@ pub(super) static FAMILIES: &[Family] = &[
         kind: Counter,
         help: "Sectors of writes.",
         write: |at| {
-            io(at, |d| None, |d| Value::Int(d.writes.sectors));
+            io(at, |_| None, |d| Value::Int(d.writes.sectors));
         },
     },
     Family {
@@ -261,7 +261,7 @@ pub(super) static FAMILIES: &[Family] = &[
         kind: Counter,
         help: "Time spent in writes.",
         write: |at| {
-            io(at, |d| None, |d| Value::Millis(d.writes.ms));
+            io(at, |_| None, |d| Value::Millis(d.writes.ms));
         },
     },
     Family {
@@ -277,7 +277,7 @@ pub(super) static FAMILIES: &[Family] = &[
         kind: Counter,
         help: "Writes merged into others.",
         write: |at| {
-            io(at, |d| None, |d| Value::Int(d.writes.merged));
+            io(at, |_| None, |d| Value::Int(d.writes.merged));
         },
     },
     Family {

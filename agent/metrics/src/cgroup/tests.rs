@@ -150,6 +150,24 @@ fn a_vanished_group_is_none() {
 }
 
 #[test]
+fn the_hierarchy_is_its_top_and_the_levels_of_pods() {
+    let tree = Tree::new();
+    for group in [
+        "kedge",
+        "runtime",
+        "kubepods/burstable/podx",
+        "kubepods/podg",
+    ] {
+        tree.write(&format!("sys/fs/cgroup/{group}/cpu.stat"), "");
+    }
+    tree.write("sys/fs/cgroup/cgroup.procs", "");
+    assert_eq!(
+        groups(&tree.root()),
+        ["/kedge", "/kubepods", "/runtime", "/kubepods/burstable"]
+    );
+}
+
+#[test]
 fn a_path_cannot_leave_the_hierarchy() {
     let tree = Tree::new();
     tree.write("sys/fs/other/cpu.stat", CPU_612);
@@ -165,6 +183,8 @@ fn lines_glued_by_old_kernels_are_left_out() {
 }
 
 proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
     #[test]
     fn parsers_take_any_bytes(text in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
         let _ = stat::cpu(&text);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::{Tree, node, subjects};
+use crate::testing::{node, subjects};
 
 fn at(seconds: u64) -> Stamp {
     Stamp {
