@@ -11,6 +11,8 @@ use bytes::Bytes;
 use http_body::Body as _;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
+use kedge_tasks::Meters;
+use kedge_tasks::meter::Family;
 use kube::core::params::{
     DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, WatchParams,
 };
@@ -18,6 +20,7 @@ use kube::core::{Request, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::error::{self, ApiError, Operation};
 use crate::transport::{Slot, Transport};
@@ -28,6 +31,21 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const OBJECT_LIMIT: usize = 4 * 1024 * 1024;
 /// Largest page of a list.
 const PAGE_LIMIT: usize = 64 * 1024 * 1024;
+static REQUESTS: Family = Family::counter(
+    "rest_client_requests_total",
+    &["code", "host", "method"],
+    "Requests to the API server.",
+);
+static DURATION: Family = Family::histogram(
+    "rest_client_request_duration_seconds",
+    &["host", "verb"],
+    LATENCY,
+    "Time until the head of an answer of the API server.",
+);
+/// Seconds.
+const LATENCY: &[f64] = &[
+    0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0,
+];
 /// What we call ourselves towards the API server; also the field manager of our patches.
 pub const FIELD_MANAGER: &str = "kedge";
 const USER_AGENT: &str = concat!("kedge/", env!("CARGO_PKG_VERSION"));
@@ -36,6 +54,7 @@ const USER_AGENT: &str = concat!("kedge/", env!("CARGO_PKG_VERSION"));
 #[derive(Clone, Debug)]
 pub struct Client {
     transport: Transport,
+    meters: Meters,
     unauthorized: Arc<Notify>,
 }
 
@@ -70,8 +89,14 @@ pub(crate) fn object_name(kind: &str, namespace: Option<&str>, name: &str) -> St
 
 impl Client {
     pub fn new(transport: Transport) -> Self {
+        Self::metered(transport, Meters::default())
+    }
+
+    /// One whose requests are counted there.
+    pub fn metered(transport: Transport, meters: Meters) -> Self {
         Self {
             transport,
+            meters,
             unauthorized: Arc::new(Notify::new()),
         }
     }
@@ -303,7 +328,7 @@ impl Client {
         operation: &Operation,
         request: http::Request<Vec<u8>>,
     ) -> Result<(http::Response<Incoming>, Slot), ApiError> {
-        let (response, slot) = self.send(operation, request).await?;
+        let (response, slot) = self.counted(operation, request).await?;
         let status = response.status();
         if status.is_success() {
             return Ok((response, slot));
@@ -325,11 +350,32 @@ impl Client {
         ))
     }
 
+    async fn counted(
+        &self,
+        operation: &Operation,
+        request: http::Request<Vec<u8>>,
+    ) -> Result<(http::Response<Incoming>, Slot), ApiError> {
+        let method = request.method().to_string();
+        // Empty while there is no connection.
+        let mut host = String::new();
+        let began = Instant::now();
+        let answer = self.send(operation, request, &mut host).await;
+        let code = match &answer {
+            Ok((response, _)) => response.status().as_u16().to_string(),
+            Err(_) => "<error>".to_owned(),
+        };
+        self.meters.count(&REQUESTS, &[&code, &host, &method]);
+        let took = began.elapsed();
+        self.meters.observe(&DURATION, &[&host, &method], took);
+        answer
+    }
+
     /// Sends once, and once more when the connection turned out to be closed before anything of the request left.
     async fn send(
         &self,
         operation: &Operation,
         request: http::Request<Vec<u8>>,
+        host: &mut String,
     ) -> Result<(http::Response<Incoming>, Slot), ApiError> {
         let (parts, body) = request.into_parts();
         let body = Bytes::from(body);
@@ -343,6 +389,7 @@ impl Client {
                         operation: operation.clone(),
                         cause,
                     })?;
+            *host = lease.target.endpoint.to_string();
             let request = complete(operation, &parts, body.clone(), &lease.target)?;
             match lease.send.try_send_request(request).await {
                 Ok(response) => return Ok((response, lease.slot)),

@@ -43,6 +43,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kedge_machine::config::Cluster;
+use kedge_tasks::Meters;
 use kube::core::Resource;
 use tokio::sync::watch as channel;
 
@@ -69,6 +70,8 @@ pub struct Settings {
     /// `/state/pki`.
     pub pki: PathBuf,
     pub clock: WallClock,
+    /// Where requests are counted.
+    pub meters: Meters,
     /// Spreads retries, renewals and watch timeouts among nodes.
     pub seed: u64,
     /// The Node object as it should be: labels, annotations and taints for registration, and the status. `None` until known.
@@ -109,13 +112,14 @@ pub fn start(settings: Settings) -> Api {
         cluster,
         pki,
         clock,
+        meters,
         seed,
         node,
         serving_names,
     } = settings;
     let jitter = |purpose: &str| Jitter::for_purpose(seed, purpose);
     let (transport, pool) = Transport::new(None, clock.clone(), jitter("transport"));
-    let client = Client::new(transport);
+    let client = Client::metered(transport, meters);
     let store = store::Store::new(pki);
     let mut tasks = vec![task("api/transport", pool)];
 

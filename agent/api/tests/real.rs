@@ -76,6 +76,7 @@ fn agent(plane: &ControlPlane, pki: &std::path::Path, token: Option<&str>, hash:
         cluster: cluster_rx,
         pki: pki.to_owned(),
         clock: WallClock::new(jiff::Timestamp::now),
+        meters: kedge_tasks::Meters::default(),
         seed: 7,
         node: node_rx,
         serving_names: names_rx,

@@ -56,6 +56,7 @@ async fn run(config: MachineConfig, pki: PathBuf) -> anyhow::Result<()> {
         cluster,
         pki,
         clock: WallClock::new(jiff::Timestamp::now),
+        meters: kedge_tasks::Meters::default(),
         seed: 1,
         node,
         serving_names,

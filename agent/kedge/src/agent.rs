@@ -31,7 +31,7 @@ use crate::follow::FactsOf;
 use crate::identity::{self, Identity};
 use crate::served::Served;
 use crate::tell::{self, Console};
-use crate::{bridge, cluster, facts, follow, name, ports, registries, seed, wall};
+use crate::{bridge, cluster, facts, follow, name, ports, registries, seed, stats, wall};
 
 /// While there is no config, or the node has not joined, the seed is looked at this often.
 const SEED_POLL: Duration = Duration::from_secs(5);
@@ -117,6 +117,7 @@ async fn run() -> anyhow::Result<()> {
         cluster: cluster.clone(),
         pki: paths::STATE_PKI.into(),
         clock: clock.clone(),
+        meters: registry.meters().clone(),
         seed: seed_of(&name),
         node,
         serving_names,
@@ -182,9 +183,11 @@ async fn run() -> anyhow::Result<()> {
         ..NodeFacts::default()
     }));
     let (object_tx, object) = watch::channel(Arc::new(NodeObject::default()));
+    let cri: Arc<dyn kedge_cri::Runtime> =
+        Arc::new(kedge_cri::Client::new(paths::CONTAINERD_SOCKET));
     let kubelet = kedge_kubelet::Config {
         settings: kedge_kubelet::Settings::default(),
-        runtime: Arc::new(kedge_cri::Client::new(paths::CONTAINERD_SOCKET)),
+        runtime: cri.clone(),
         desired,
         facts: pod_facts,
         object,
@@ -220,7 +223,10 @@ async fn run() -> anyhow::Result<()> {
         "runtime-problems",
         follow::runtime_problems(runtime, problems_tx),
     );
+    let pages = stats::pages(&mut tasks, &name, &handle, cri, &registry);
     let served = Served {
+        pages,
+        meters: registry.meters().clone(),
         name,
         kubelet: handle,
         api,

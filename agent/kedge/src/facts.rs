@@ -250,7 +250,7 @@ fn taint(taint: &kedge_machine::config::Taint) -> Taint {
 }
 
 /// The Go name of this architecture, which Kubernetes uses.
-fn architecture() -> &'static str {
+pub fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

@@ -21,6 +21,7 @@ mod registries;
 mod seed;
 mod served;
 mod settings;
+mod stats;
 mod tell;
 
 use std::process::ExitCode;

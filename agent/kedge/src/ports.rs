@@ -11,7 +11,7 @@ use kedge_host::proxy::{State, Status};
 use kedge_machine::config::ProxyMode;
 use kedge_server::listen;
 use kedge_server::proxy::{ProxyHealth, ProxyServer};
-use kedge_server::routes::KubeletServer;
+use kedge_server::routes::{KubeletServer, Pages};
 use kedge_server::tls::TlsSettings;
 use kedge_tasks::Tasks;
 use tokio::net::TcpListener;
@@ -59,6 +59,7 @@ pub fn kubelet(
         node: served,
         now: Arc::new(wall),
         stop,
+        pages: Pages::default(),
     };
     let (https, health) = (server.clone(), server.clone());
     tasks.spawn("port-10250", async move {

@@ -5,11 +5,15 @@ use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessRevie
 use k8s_openapi::api::core::v1::Pod;
 use kedge_api::ApiHandle;
 use kedge_kubelet::{KubeletHandle, LookupError};
+use kedge_metrics::expo::Source;
 use kedge_server::auth::{AccessRequest, User};
 use kedge_server::node::{
-    Answer, ContainerRef, HealthCheck, LogSource, Node, NodeError, PodRef, Streams,
+    Answer, ContainerRef, HealthCheck, LogSource, Node, NodeError, Page, PodRef, Streams,
 };
+use kedge_tasks::meter::{self, Family, Meters};
 use tokio::sync::watch;
+
+use crate::stats::Pages;
 
 /// See the module.
 pub struct Served {
@@ -20,7 +24,33 @@ pub struct Served {
     pub problems: watch::Receiver<Vec<String>>,
     /// What `/configz` shows.
     pub configuration: serde_json::Value,
+    pub pages: Pages,
+    pub meters: Meters,
 }
+
+static REQUESTS: Family = Family::counter(
+    "kubelet_http_requests_total",
+    &["long_running", "method", "path", "server_type", "status"],
+    "Requests to the kubelet's ports.",
+);
+static DURATION: Family = Family::histogram(
+    "kubelet_http_requests_duration_seconds",
+    &["long_running", "method", "path", "server_type"],
+    meter::BUCKETS,
+    "Time until the head of an answer of the kubelet's ports.",
+);
+static CHECK: Family = Family::gauge(
+    "kubernetes_healthcheck",
+    &["name", "type"],
+    "1 when the last check succeeded, else 0.",
+)
+.on(meter::Page::Slis);
+static CHECKS: Family = Family::counter(
+    "kubernetes_healthchecks_total",
+    &["name", "status", "type"],
+    "Results of health checks.",
+)
+.on(meter::Page::Slis);
 
 impl Node for Served {
     fn name(&self) -> String {
@@ -153,10 +183,41 @@ impl Node for Served {
     fn health(&self) -> Vec<HealthCheck> {
         let problems = self.problems.borrow();
         let problem = (!problems.is_empty()).then(|| problems.join("; "));
-        vec![HealthCheck {
+        let checks = vec![HealthCheck {
             name: "syncloop",
             problem,
-        }]
+        }];
+        for check in &checks {
+            let (level, status) = match check.problem {
+                None => (1.0, "success"),
+                Some(_) => (0.0, "error"),
+            };
+            self.meters.set(&CHECK, &[check.name, "healthz"], level);
+            self.meters.count(&CHECKS, &[check.name, status, "healthz"]);
+        }
+        checks
+    }
+
+    fn page(&self, page: Page) -> Answer<'_, Box<dyn Source>> {
+        if page == Page::Slis {
+            // The page shows checks made now, not those of the last visitor.
+            let _ = self.health();
+        }
+        Box::pin(self.pages.page(page))
+    }
+
+    fn served(&self, request: &kedge_server::node::Served<'_>) {
+        let long = if request.long_running {
+            "true"
+        } else {
+            "false"
+        };
+        let status = request.status.to_string();
+        let (method, path, server) = (request.method, request.path, request.server);
+        let labels = [long, method, path, server, &status];
+        self.meters.count(&REQUESTS, &labels);
+        let labels = [long, method, path, server];
+        self.meters.observe(&DURATION, &labels, request.took);
     }
 
     fn configuration(&self) -> serde_json::Value {

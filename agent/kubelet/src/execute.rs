@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 
 use crate::node::Node;
 use crate::outbound::{ApiError, Token};
-use crate::{check, images, objects};
+use crate::{check, images, meters, objects};
 
 mod clean;
 mod container;
@@ -100,6 +100,14 @@ pub struct LastWord {
 
 /// Runs one action to its end.
 pub async fn run(context: Context, action: Action, last_word: Option<LastWord>) -> Outcome {
+    let (node, what) = (context.node.clone(), meters::What::from(&action));
+    let began = tokio::time::Instant::now();
+    let outcome = act(context, action, last_word).await;
+    meters::acted(&node.meters, &what, &outcome, began.elapsed());
+    outcome
+}
+
+async fn act(context: Context, action: Action, last_word: Option<LastWord>) -> Outcome {
     match action {
         Action::Prepare => prepare::run(&context).await,
         Action::CreateSandbox { attempt } => sandbox::create(&context, attempt).await,

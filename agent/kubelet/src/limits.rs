@@ -15,6 +15,7 @@ use kedge_tasks::{Next, Registry, Stop};
 use tokio::sync::mpsc;
 
 use crate::handle::PodView;
+use crate::meters;
 use crate::node::Node;
 
 const EVERY: Duration = Duration::from_secs(60);
@@ -68,6 +69,8 @@ pub async fn run(
                 };
                 if let Some(message) = exceeded(&view.pod, &usage) {
                     found += 1;
+                    let signal = meters::limit_signal(&message);
+                    node.meters.count(&meters::EVICTIONS, &[signal]);
                     let uid = pod::uid(&view.pod).to_owned();
                     let _ = evictions.send(Eviction { uid, message }).await;
                 }

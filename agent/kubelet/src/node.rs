@@ -7,6 +7,7 @@ use std::sync::Arc;
 use kedge_cri::Runtime;
 use kedge_pods::resolve::NodeFacts;
 use kedge_sys::cgroup::Tree;
+use kedge_tasks::Meters;
 use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
@@ -32,6 +33,8 @@ pub struct Node {
     /// CRI log directories, from the facts at the start.
     pub pod_logs: PathBuf,
     pub views: watch::Sender<Views>,
+    /// What is counted of it all.
+    pub meters: Meters,
 }
 
 impl Node {

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kedge_cri::{Runtime, v1};
-use kedge_tasks::Stop;
+use kedge_tasks::{Meters, Stop};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
+use crate::meters;
 use crate::observe::{self, Census};
 
 /// Something was seen.
@@ -28,13 +30,25 @@ const WITH_EVENTS: Duration = Duration::from_secs(10);
 const RECONNECT: Duration = Duration::from_secs(1);
 
 /// Runs until `stop` or until nobody listens.
-pub async fn run(runtime: Arc<dyn Runtime>, sights: mpsc::Sender<Sight>, mut stop: Stop) {
+pub async fn run(
+    runtime: Arc<dyn Runtime>,
+    meters: Meters,
+    sights: mpsc::Sender<Sight>,
+    mut stop: Stop,
+) {
     let (events_to, mut events) = mpsc::channel(128);
     let (up_to, up) = watch::channel(false);
     let streaming = stream(runtime.clone(), events_to, up_to);
     let listing = async {
+        let mut last: Option<Instant> = None;
         loop {
-            let seen = match observe::census(runtime.as_ref()).await {
+            let began = Instant::now();
+            if let Some(last) = last.replace(began) {
+                meters.observe(&meters::RELIST_INTERVAL, &[], began - last);
+            }
+            let census = observe::census(runtime.as_ref()).await;
+            meters.observe(&meters::RELIST, &[], began.elapsed());
+            let seen = match census {
                 Ok(census) => Sight::Census(census),
                 Err(error) => Sight::Down(error.to_string()),
             };

@@ -15,13 +15,14 @@ use crate::desired::Desired;
 use crate::facts::RuntimeFacts;
 use crate::handle::KubeletHandle;
 use crate::lanes::Lanes;
+use crate::metered::Metered;
 use crate::node::{Node, no_views};
 use crate::outbound::{Api, CAPACITY, Outbound};
 use crate::settings::Settings;
 use crate::shutdown::{self, Report};
 use crate::statics::Statics;
 use crate::supervisor::{KubeletState, Sources, Supervisor};
-use crate::{facts, garbage, limits, logs, observer, statics};
+use crate::{facts, garbage, limits, logs, meters, observer, statics};
 
 /// What the kubelet is made of.
 pub struct Config {
@@ -63,10 +64,15 @@ impl Kubelet {
     /// Spawns the kubelet's tasks into `tasks`. Must be called inside a tokio runtime.
     pub fn start(config: Config, tasks: &mut Tasks) -> Self {
         let (requests_to, requests) = mpsc::channel(CAPACITY);
+        let meters = config.registry.meters().clone();
+        meters::declare(&meters);
+        let metered = Metered::new(config.runtime, meters.clone());
+        let metered: Arc<dyn Runtime> = Arc::new(metered);
         let (views, views_seen) = watch::channel(no_views());
         let first = config.facts.borrow().clone();
         let node = Arc::new(Node {
-            runtime: config.runtime.clone(),
+            runtime: metered.clone(),
+            meters: meters.clone(),
             api: Api::new(requests_to),
             pulls: Semaphore::new(config.settings.parallel_pulls.max(1)),
             cgroups: config.settings.cgroup_root.clone().map(Tree::new),
@@ -87,7 +93,7 @@ impl Kubelet {
         let statics = start_statics(&node, &registry, tasks);
         let (sights_to, sights) = mpsc::channel(64);
         let stop = tasks.stop();
-        let observing = observer::run(config.runtime.clone(), sights_to, stop);
+        let observing = observer::run(metered.clone(), meters, sights_to, stop);
         tasks.spawn("observer", observing);
         let stop = tasks.stop();
         tasks.spawn(
@@ -124,7 +130,7 @@ impl Kubelet {
         Self {
             handle: KubeletHandle {
                 views: views_seen,
-                runtime: config.runtime,
+                runtime: metered,
             },
             requests,
             runtime,

@@ -349,7 +349,12 @@ impl Supervisor {
     fn admit(&self, uid: &str, pod: &Pod) -> Fate {
         let runs = self.census.as_ref().is_some_and(|c| c.contains_key(uid));
         let active = self.active(uid);
-        admission::admit(pod, runs, &active, &self.object, &self.node.facts())
+        let fate = admission::admit(pod, runs, &active, &self.object, &self.node.facts());
+        if let Fate::Rejected { reason, .. } = &fate {
+            let meters = &self.node.meters;
+            meters.count(&crate::meters::REJECTIONS, &[reason]);
+        }
+        fate
     }
 
     /// The other pods that use something of the node, with the resources they were granted.

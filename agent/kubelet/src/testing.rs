@@ -91,6 +91,7 @@ impl Rig {
             pods_dir,
             pod_logs,
             views: watch::channel(no_views()).0,
+            meters: kedge_tasks::Meters::default(),
         });
         Self {
             fake,

@@ -29,6 +29,7 @@ use tokio::time::Instant;
 
 use crate::execute::{self, Context, LastWord, Shared};
 use crate::handle::PodView;
+use crate::meters::{self, Beginning};
 use crate::node::Node;
 
 mod jobs;
@@ -85,6 +86,8 @@ pub struct Worker {
     shown: Shown,
     facts: watch::Receiver<Arc<kedge_pods::resolve::NodeFacts>>,
     ended: bool,
+    /// Until it runs, if it was not yet when this worker began.
+    beginning: Option<Beginning>,
 }
 
 type Shown = [Option<BTreeMap<String, String>>; 2];
@@ -129,6 +132,8 @@ impl Worker {
         let published = input.api.as_ref().map(|copy| copy.status.clone());
         let known = published.as_ref().map(execute::published_messages);
         let facts = node.facts.clone();
+        let phase = published.as_ref().and_then(|s| s.phase.as_deref());
+        let beginning = matches!(phase, None | Some("Pending")).then(Beginning::new);
         Self {
             node,
             uid,
@@ -149,6 +154,7 @@ impl Worker {
             shown: shown(&input.pod),
             facts,
             ended: false,
+            beginning,
         }
     }
 
@@ -184,6 +190,7 @@ impl Worker {
         self.node.views.send_modify(|views| {
             views.remove(&self.uid);
         });
+        meters::forget(&self.node.meters, &self.input().pod);
     }
 
     fn input(&self) -> Arc<Input> {
@@ -244,6 +251,11 @@ impl Worker {
         let (runs, probe_events) = self.memory.probes.due(&inputs, now);
         events.extend(probe_events);
         let status = status::generate(&inputs, &self.memory, now);
+        if status.phase.as_deref() == Some("Running")
+            && let Some(beginning) = self.beginning.take()
+        {
+            beginning.runs(&self.node.meters, &input.pod, now.wall);
+        }
         let probe_at = self.memory.probes.wake_at();
         let ending = self.memory.end().is_some();
         self.node.events(&input.pod, &self.uid, events);
@@ -318,11 +330,15 @@ impl Worker {
             let api = self.node.api.clone();
             let pod = input.pod.clone();
             let uid = copy.map_or_else(String::new, |copy| copy.uid.clone());
+            let meters = self.node.meters.clone();
             self.jobs.spawn(async move {
                 let (namespace, name) = (pod::namespace(&pod), pod::name(&pod));
-                Job::Patched(Box::new(
-                    api.patch_status(namespace, name, &uid, patch).await,
-                ))
+                let began = Instant::now();
+                let patched = api.patch_status(namespace, name, &uid, patch).await;
+                if patched.is_ok() {
+                    meters.observe(&meters::STATUS_SYNC, &[], began.elapsed());
+                }
+                Job::Patched(Box::new(patched))
             });
         }
         None
@@ -356,10 +372,13 @@ impl Worker {
     }
 
     fn start_probe(&mut self, run: probe::Run) {
-        let runtime = self.node.runtime.clone();
+        let (node, pod) = (self.node.clone(), self.input().pod.clone());
         self.jobs.spawn(async move {
-            let answer =
-                crate::check::probe(runtime.as_ref(), &run.id, &run.handler, run.timeout).await;
+            let began = Instant::now();
+            let runtime = node.runtime.as_ref();
+            let answer = crate::check::probe(runtime, &run.id, &run.handler, run.timeout).await;
+            let (key, took) = (&run.key, began.elapsed());
+            meters::probed(&node.meters, &pod, &key.container, key.kind, &answer, took);
             Job::Probe(run, answer)
         });
     }

@@ -1,5 +1,17 @@
-//! One cgroup's use. Source: `Documentation/admin-guide/cgroup-v2.rst`.
+//! What one cgroup used so far. Source: `Documentation/admin-guide/cgroup-v2.rst`, `Documentation/accounting/psi.rst`.
+//!
+//! A field is `None` where its controller is off, the kernel is too old (`memory.peak` before 5.19, `nr_bursts` before 5.14)
+//! or, for the root group, the kernel has no such file. Unknown keys are skipped: every kernel adds some.
 
+mod io;
+mod psi;
+mod stat;
+
+pub use io::{IoCost, IoDevice};
+pub use psi::{Psi, PsiLine};
+pub use stat::{Cpu, Limits, Memory, Throttling};
+
+use crate::file::{self, Dir, Reader};
 use crate::{Error, Root};
 
 /// A limit that may be absent.
@@ -11,114 +23,148 @@ pub enum Limit {
     At(u64),
 }
 
-/// What one cgroup used so far. A field is `None` where its controller is off.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How much of a cgroup is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Depth {
+    /// CPU and memory: what metrics-server and eviction need.
+    #[default]
+    Light,
+    /// Everything.
+    Full,
+}
+
+/// What one cgroup used so far.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct CgroupSample {
-    /// CPU time, microseconds (`cpu.stat usage_usec`).
-    pub cpu_usec: Option<u64>,
-    /// Bytes (`memory.current`).
-    pub memory_bytes: Option<u64>,
-    /// Bytes: use minus inactive file pages, never below zero, as kubelet and cAdvisor define it.
-    pub working_set_bytes: Option<u64>,
-    /// `memory.max`.
-    pub memory_limit: Option<Limit>,
-    /// Processes and threads (`pids.current`).
+    /// `cpu.stat`
+    pub cpu: Option<Cpu>,
+    /// `memory.*`
+    pub memory: Option<Memory>,
+    /// `pids.current`: processes and threads.
     pub pids: Option<u64>,
+    /// The settings.
+    pub limits: Limits,
+    /// `io.stat`, by device.
+    pub io: Vec<IoDevice>,
+    /// Whether `io.stat` exists: a group that did no IO has an empty one.
+    pub has_io: bool,
+    /// `cpu.pressure`
+    pub cpu_pressure: Option<Psi>,
+    /// `memory.pressure`
+    pub memory_pressure: Option<Psi>,
+    /// `io.pressure`
+    pub io_pressure: Option<Psi>,
 }
 
-/// Reads the cgroup at `path` below `/sys/fs/cgroup`, for instance `/kubepods`. `None` when it is gone.
-pub fn cgroup(root: &Root, path: &str) -> Result<Option<CgroupSample>, Error> {
-    let file = |name: &str| format!("/sys/fs/cgroup/{}/{name}", path.trim_matches('/'));
-    let Some(cpu) = root.text(&file("cpu.stat"))? else {
+/// Where the hierarchy is on a node.
+pub const MOUNT: &str = "/sys/fs/cgroup";
+
+/// Opens the cgroup at `path` (`/kubepods`) below the hierarchy. `None` when it is gone.
+pub fn open(root: &Root, path: &str) -> Result<Option<Dir>, Error> {
+    let path = path.trim_matches('/');
+    if path.split('/').any(|part| part == "..") {
         return Ok(None);
-    };
-    let number = |name: &str| -> Result<Option<u64>, Error> {
-        match root.text(&file(name))? {
-            Some(text) => match text.trim().parse() {
-                Ok(n) => Ok(Some(n)),
-                Err(_) => Err(Error::line(root.path(&file(name)), text.trim())),
-            },
-            None => Ok(None),
-        }
-    };
-    let memory_bytes = number("memory.current")?;
-    let inactive = keyed(
-        &root.text(&file("memory.stat"))?.unwrap_or_default(),
-        "inactive_file",
-    )
-    .unwrap_or(0);
-    let memory_limit = match root.text(&file("memory.max"))? {
-        None => None,
-        Some(text) if text.trim() == "max" => Some(Limit::Max),
-        Some(text) => match text.trim().parse() {
-            Ok(n) => Some(Limit::At(n)),
-            Err(_) => return Err(Error::line(root.path(&file("memory.max")), text.trim())),
-        },
-    };
-    Ok(Some(CgroupSample {
-        cpu_usec: keyed(&cpu, "usage_usec"),
-        memory_bytes,
-        working_set_bytes: memory_bytes.map(|m| m.saturating_sub(inactive)),
-        memory_limit,
-        pids: number("pids.current")?,
-    }))
+    }
+    Dir::open(root, &format!("{MOUNT}/{path}"))
 }
 
-/// The value of `key` in a flat-keyed file.
-fn keyed(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| {
-        line.strip_prefix(key)?
-            .strip_prefix(' ')?
-            .trim()
-            .parse()
-            .ok()
-    })
+/// The groups of the hierarchy: those at its top, and the levels of pods by quality of service.
+pub fn groups(root: &Root) -> Vec<String> {
+    const PODS: &str = "/kubepods";
+    let below = |group: &str| {
+        let path = root.path(&format!("{MOUNT}{group}"));
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        let directories = entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+        let names = directories.filter_map(|e| e.file_name().into_string().ok());
+        let mut names: Vec<String> = names.map(|name| format!("{group}/{name}")).collect();
+        names.sort();
+        names
+    };
+    let mut groups = below("");
+    // Pods themselves are known from elsewhere, with their names.
+    let levels = below(PODS).into_iter();
+    groups.extend(levels.filter(|path| !path.starts_with("/kubepods/pod")));
+    groups
+}
+
+/// Reads an open cgroup. `None` when it is gone. A file that cannot be understood is one error in `errors` and an absent value: the others
+/// are still worth having.
+pub fn read(
+    dir: &Dir,
+    depth: Depth,
+    reader: &mut Reader,
+    errors: &mut Vec<Error>,
+) -> Option<CgroupSample> {
+    let mut of = Of {
+        dir,
+        reader,
+        errors,
+    };
+    let cpu = of.parsed("cpu.stat", stat::cpu)?;
+    let mut sample = CgroupSample {
+        cpu: Some(cpu),
+        memory: stat::memory(&mut of, depth),
+        limits: stat::limits(&mut of, depth),
+        pids: of.number("pids.current"),
+        ..CgroupSample::default()
+    };
+    if depth == Depth::Full {
+        let io = of.parsed("io.stat", io::devices);
+        sample.has_io = io.is_some();
+        sample.io = io.unwrap_or_default();
+        sample.cpu_pressure = of.parsed("cpu.pressure", psi::parse);
+        sample.memory_pressure = of.parsed("memory.pressure", psi::parse);
+        sample.io_pressure = of.parsed("io.pressure", psi::parse);
+    }
+    Some(sample)
+}
+
+/// The files of one cgroup.
+pub(crate) struct Of<'a> {
+    dir: &'a Dir,
+    reader: &'a mut Reader,
+    errors: &'a mut Vec<Error>,
+}
+
+impl Of<'_> {
+    /// A file by its parser, which names the line it does not understand.
+    pub(crate) fn parsed<T>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&[u8]) -> Result<T, &[u8]>,
+    ) -> Option<T> {
+        match self.reader.read(self.dir, name) {
+            Ok(Some(text)) => match parse(text) {
+                Ok(value) => Some(value),
+                Err(line) => {
+                    let line = String::from_utf8_lossy(line).into_owned();
+                    self.errors.push(Error::line(self.dir.path(name), &line));
+                    None
+                }
+            },
+            Ok(None) => None,
+            Err(error) => {
+                self.errors.push(error);
+                None
+            }
+        }
+    }
+
+    pub(crate) fn number(&mut self, name: &str) -> Option<u64> {
+        self.parsed(name, |text| file::number(file::trimmed(text)).ok_or(text))
+    }
+
+    pub(crate) fn limit(&mut self, name: &str) -> Option<Limit> {
+        self.parsed(name, |text| limit(file::trimmed(text)).ok_or(text))
+    }
+}
+
+fn limit(text: &[u8]) -> Option<Limit> {
+    match text {
+        b"max" => Some(Limit::Max),
+        digits => file::number(digits).map(Limit::At),
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-
-    #[test]
-    fn the_working_set_leaves_inactive_file_pages_out_and_never_goes_below_zero() {
-        for (current, inactive, expected) in [(1000, 300, 700), (1000, 2000, 0)] {
-            let dir = tempfile::tempdir().unwrap();
-            let pod = dir.path().join("sys/fs/cgroup/kubepods/pod1");
-            fs::create_dir_all(&pod).unwrap();
-            fs::write(pod.join("cpu.stat"), "usage_usec 77\nuser_usec 1\n").unwrap();
-            fs::write(pod.join("memory.current"), format!("{current}\n")).unwrap();
-            fs::write(
-                pod.join("memory.stat"),
-                format!("anon 1\ninactive_file {inactive}\n"),
-            )
-            .unwrap();
-            fs::write(pod.join("memory.max"), "max\n").unwrap();
-            let sample = cgroup(&Root::new(dir.path()), "/kubepods/pod1")
-                .unwrap()
-                .unwrap();
-            assert_eq!(sample.working_set_bytes, Some(expected));
-            assert_eq!(
-                (sample.cpu_usec, sample.memory_limit, sample.pids),
-                (Some(77), Some(Limit::Max), None)
-            );
-        }
-    }
-
-    #[test]
-    fn a_vanished_cgroup_is_none_and_odd_content_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = Root::new(dir.path());
-        assert_eq!(cgroup(&root, "/gone").unwrap(), None);
-        let odd = dir.path().join("sys/fs/cgroup/odd");
-        fs::create_dir_all(&odd).unwrap();
-        fs::write(odd.join("cpu.stat"), "").unwrap();
-        fs::write(odd.join("memory.current"), "many").unwrap();
-        assert!(
-            cgroup(&root, "/odd")
-                .unwrap_err()
-                .to_string()
-                .ends_with("unexpected line `many`")
-        );
-    }
-}
+mod tests;

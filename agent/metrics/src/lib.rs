@@ -1,15 +1,33 @@
-//! cgroup v2 and proc files under an injected root: read, parsed, nothing else.
+//! cgroup v2 and proc files under an injected root to samples, rates and exposition.
 //!
-//! In: a [`Root`] (`/` on a node, a recorded tree in tests). Out: plain values, `None` where this kernel has no such file,
-//! an [`Error`] naming file and line where it has one we cannot read. Absent is not zero and not broken.
-//! Deliberately absent: writes, anything outside the root, clocks, rates and exposition (they come with the metrics issue).
+//! In: a [`Root`] (`/` on a node, a recorded tree in tests), the subjects, the time. Out: plain values, `None` where this kernel has no such
+//! file, an [`Error`] naming file and line where it has one we cannot read; and pages of text, a piece at a time. Absent is not zero and not
+//! broken.
+//! Deliberately absent: writes, anything outside the root, clocks, tasks, HTTP.
+//!
+//! ```text
+//! Subject, Stamp -> Sampler -> Row … -> Generation -> Cadvisor, Resource: Source -> Writer -> bytes
+//!                                                  -> summary -> JSON
+//! ```
 
-mod cgroup;
+pub mod cadvisor;
+pub mod cgroup;
+pub mod disk;
 mod error;
+pub mod expo;
+mod file;
+pub mod json;
 mod machine;
+pub mod net;
+pub mod process;
+pub mod resource;
 mod root;
+pub mod sample;
+pub mod subject;
+pub mod summary;
+#[cfg(test)]
+mod testing;
 
-pub use cgroup::{CgroupSample, Limit, cgroup};
 pub use error::Error;
 pub use machine::{Machine, Memory, machine, memory};
 pub use root::Root;

@@ -21,6 +21,10 @@ pub struct Machine {
     pub os_image: String,
     /// Most process ids.
     pub pid_max: Option<u64>,
+    /// Processor cores, each with one or more logical processors.
+    pub cores: u32,
+    /// Processor packages.
+    pub sockets: u32,
 }
 
 /// Memory now, bytes.
@@ -32,6 +36,8 @@ pub struct Memory {
     pub available: u64,
     /// `SwapTotal`.
     pub swap_total: u64,
+    /// `SwapFree`.
+    pub swap_free: u64,
 }
 
 /// Reads what does not change.
@@ -40,8 +46,12 @@ pub fn machine(root: &Root) -> Result<Machine, Error> {
     let machine_id = word("/etc/machine-id")?;
     // DMI is a firmware matter: unreadable or absent is usual on arm64 and in containers.
     let uuid = word("/sys/class/dmi/id/product_uuid").unwrap_or_default();
+    let cpus = cpus(root)?;
+    let (cores, sockets) = topology(root, cpus);
     Ok(Machine {
-        cpus: cpus(root)?,
+        cpus,
+        cores,
+        sockets,
         memory_bytes: memory(root)?.total,
         boot_id: word("/proc/sys/kernel/random/boot_id")?,
         system_uuid: if uuid.is_empty() {
@@ -69,6 +79,7 @@ pub fn memory(root: &Root) -> Result<Memory, Error> {
             "MemTotal" => &mut memory.total,
             "MemAvailable" => &mut memory.available,
             "SwapTotal" => &mut memory.swap_total,
+            "SwapFree" => &mut memory.swap_free,
             _ => continue,
         };
         let kib = value
@@ -99,6 +110,28 @@ fn cpu_list(text: &str) -> Option<u32> {
         let (from, to): (u32, u32) = (from.parse().ok()?, to.parse().ok()?);
         sum.checked_add(to.checked_sub(from)?.checked_add(1)?)
     })
+}
+
+/// Different (package, core) pairs and packages among the logical processors. Where the kernel does not say (some virtual machines), one
+/// package, and every processor is a core.
+fn topology(root: &Root, cpus: u32) -> (u32, u32) {
+    let mut cores = std::collections::BTreeSet::new();
+    // Offline processors have no topology directory; the highest number is not known, so a few more than are online are tried.
+    for cpu in 0..cpus.saturating_mul(2).min(8192) {
+        let number = |name: &str| {
+            let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/{name}");
+            root.text(&path).ok()??.trim().parse::<i64>().ok()
+        };
+        if let (Some(package), Some(core)) = (number("physical_package_id"), number("core_id")) {
+            cores.insert((package, core));
+        }
+    }
+    let packages: std::collections::BTreeSet<i64> = cores.iter().map(|(p, _)| *p).collect();
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    match cores.len() {
+        0 => (cpus, u32::from(cpus > 0)),
+        n => (count(n), count(packages.len())),
+    }
 }
 
 fn os_image(text: &str) -> String {

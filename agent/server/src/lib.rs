@@ -3,7 +3,7 @@
 //! | port | who may | what |
 //! | --- | --- | --- |
 //! | 10250 HTTPS | clients of the cluster's CA or bearer tokens, and only what a SubjectAccessReview allows | [`routes`] |
-//! | 10255 HTTP | everyone; off unless the config turns it on | `/healthz`, `/pods` |
+//! | 10255 HTTP | everyone; off unless the config turns it on | `/healthz`, `/pods`, `/metrics…`, `/stats/summary`, `/spec` |
 //! | 10248 HTTP, 127.0.0.1 | everyone on the node | `/healthz` |
 //! | 10256 HTTP | everyone | the proxy's `/healthz`, `/livez` |
 //! | 10249 HTTP, 127.0.0.1 | everyone on the node | `/proxyMode`, `/healthz` |
@@ -20,6 +20,7 @@ pub mod embedded;
 pub mod listen;
 pub mod logs;
 pub mod node;
+pub mod pages;
 pub mod proxy;
 pub mod routes;
 mod stream;

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
+use kedge_metrics::expo::Source;
 
 use crate::auth::{AccessRequest, User};
 
@@ -73,6 +74,30 @@ pub struct HealthCheck {
     pub problem: Option<String>,
 }
 
+/// A page that is written from what the node measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// `/metrics`: what the agent counted.
+    Metrics,
+    /// `/metrics/slis`: its health checks.
+    Slis,
+    /// `/metrics/probes`: probe results.
+    Probes,
+    /// `/metrics/cadvisor`: cgroups.
+    Cadvisor,
+    /// `/metrics/resource`: CPU and memory.
+    Resource,
+    /// `/stats/summary`, JSON; with `only_cpu_and_memory`.
+    Summary {
+        /// Nothing else is measured.
+        only_cpu_and_memory: bool,
+    },
+    /// `/spec/`, JSON: cAdvisor's MachineInfo.
+    Spec,
+    /// `/statusz`, JSON: the agent's loops.
+    Statusz,
+}
+
 /// The node as its servers see it.
 pub trait Node: Send + Sync + 'static {
     /// The Node object's name, which access is reviewed for.
@@ -116,8 +141,31 @@ pub trait Node: Send + Sync + 'static {
     /// The checks behind `/healthz`.
     fn health(&self) -> Vec<HealthCheck>;
 
+    /// A page, measured now (or less than a second ago).
+    fn page(&self, page: Page) -> Answer<'_, Box<dyn Source>>;
+
+    /// A request to the kubelet's ports was answered.
+    fn served(&self, request: &Served<'_>);
+
     /// A KubeletConfiguration, for `/configz`.
     fn configuration(&self) -> serde_json::Value;
+}
+
+/// A request that was answered, for the counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Served<'a> {
+    /// `GET`
+    pub method: &'a str,
+    /// The first part of the path: never anything that a client can make up.
+    pub path: &'static str,
+    /// `readwrite` (10250) or `readonly` (10255).
+    pub server: &'static str,
+    /// It lasts as long as the client likes.
+    pub long_running: bool,
+    /// The status.
+    pub status: u16,
+    /// Until the answer's head.
+    pub took: std::time::Duration,
 }
 
 /// The node, shared by connections.

@@ -1,9 +1,10 @@
 //! The kubelet's paths, and the ports that serve them.
 //!
 //! Every request to 10250 passes the gate first, also those to paths that do not exist: who may do nothing learns nothing.
-//! `/metrics*` and `/stats*` answer 404 until the metrics of the node have their own issue.
+//! The read-only port has those that only tell.
 
 mod handlers;
+mod metrics;
 
 use std::sync::Arc;
 
@@ -20,7 +21,8 @@ use tower::ServiceExt;
 use crate::auth::{Gate, Refusal, User};
 use crate::listen::{self, Handler};
 use crate::logs::read::Lane;
-use crate::node::SharedNode;
+use crate::node::{Served, SharedNode};
+use crate::pages;
 use crate::tls::TlsSettings;
 
 /// What handlers share.
@@ -30,6 +32,7 @@ pub(crate) struct Context {
     pub(crate) lane: Lane,
     pub(crate) now: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     pub(crate) stop: watch::Receiver<bool>,
+    pub(crate) pages: pages::Limits,
 }
 
 /// What the kubelet's ports need.
@@ -40,7 +43,13 @@ pub struct KubeletServer {
     pub now: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     /// True ends the ports in order.
     pub stop: watch::Receiver<bool>,
+    /// Pages that are being written, of all ports together.
+    pub pages: Pages,
 }
+
+/// Shared by the ports of one node.
+#[derive(Clone, Default)]
+pub struct Pages(pages::Limits);
 
 impl KubeletServer {
     fn context(&self) -> Context {
@@ -49,6 +58,7 @@ impl KubeletServer {
             lane: Lane::default(),
             now: self.now.clone(),
             stop: self.stop.clone(),
+            pages: self.pages.0.clone(),
         }
     }
 
@@ -57,6 +67,7 @@ impl KubeletServer {
         let (gate, reviews) = Gate::new(self.node.clone());
         let guarded = Guarded {
             gate,
+            node: self.node.clone(),
             router: full(self.context()),
         };
         tokio::select! {
@@ -69,7 +80,11 @@ impl KubeletServer {
     /// Port 10255: no credentials, nothing that changes or reveals more than pods.
     pub async fn serve_read_only(self, listener: TcpListener) {
         let router = read_only(self.context());
-        listen::serve_plain(listener, Open { router }, self.stop).await;
+        let handler = ReadOnly {
+            router,
+            node: self.node,
+        };
+        listen::serve_plain(listener, handler, self.stop).await;
     }
 
     /// Port 10248 on 127.0.0.1: `/healthz` only.
@@ -88,16 +103,19 @@ fn healthz() -> Router<Context> {
 fn read_only(context: Context) -> Router {
     healthz()
         .route("/pods", get(handlers::pods))
+        .merge(metrics::routes())
         .with_state(context)
 }
 
 fn full(context: Context) -> Router {
     let both = MethodFilter::GET.or(MethodFilter::POST);
     healthz()
+        .merge(metrics::routes())
         .route("/pods", get(handlers::pods))
         .route("/pods/", get(handlers::pods))
         .route("/runningpods/", get(handlers::running_pods))
         .route("/configz", get(handlers::configz))
+        .route("/statusz", get(metrics::statusz))
         .route(
             "/containerLogs/{namespace}/{pod}/{container}",
             get(handlers::container_logs),
@@ -150,17 +168,119 @@ impl Handler for Open {
 #[derive(Clone)]
 struct Guarded {
     gate: Gate,
+    node: SharedNode,
     router: Router,
 }
 
 impl Handler for Guarded {
     async fn handle(&self, peer: Option<User>, request: Request<Body>) -> Response {
         let (parts, body) = request.into_parts();
-        match self.gate.admit(peer.as_ref(), &parts).await {
+        let counted = Count::begin(&parts, "readwrite");
+        let response = match self.gate.admit(peer.as_ref(), &parts).await {
             Ok(_) => answer(self.router.clone(), Request::from_parts(parts, body)).await,
             Err(refusal) => refused(refusal),
+        };
+        counted.end(&self.node, &response);
+        response
+    }
+}
+
+/// Requests of anybody, counted.
+#[derive(Clone)]
+struct ReadOnly {
+    router: Router,
+    node: SharedNode,
+}
+
+impl Handler for ReadOnly {
+    async fn handle(&self, _peer: Option<User>, request: Request<Body>) -> Response {
+        let (parts, body) = request.into_parts();
+        let counted = Count::begin(&parts, "readonly");
+        let response = answer(self.router.clone(), Request::from_parts(parts, body)).await;
+        counted.end(&self.node, &response);
+        response
+    }
+}
+
+/// A request under way.
+struct Count {
+    method: http::Method,
+    path: &'static str,
+    server: &'static str,
+    began: tokio::time::Instant,
+}
+
+impl Count {
+    fn begin(parts: &http::request::Parts, server: &'static str) -> Self {
+        Self {
+            method: parts.method.clone(),
+            path: bucket(parts.uri.path()),
+            server,
+            began: tokio::time::Instant::now(),
         }
     }
+
+    fn end(self, node: &SharedNode, response: &Response) {
+        use http::Method as M;
+        // A client may make methods up; a label must not grow with them.
+        let known = [
+            M::GET,
+            M::POST,
+            M::PUT,
+            M::PATCH,
+            M::DELETE,
+            M::HEAD,
+            M::OPTIONS,
+        ];
+        let method = if known.contains(&self.method) {
+            self.method.as_str()
+        } else {
+            "other"
+        };
+        node.served(&Served {
+            method,
+            path: self.path,
+            server: self.server,
+            long_running: matches!(
+                self.path,
+                "exec" | "attach" | "portforward" | "containerLogs"
+            ),
+            status: response.status().as_u16(),
+            took: self.began.elapsed(),
+        });
+    }
+}
+
+/// The part of a path that is counted by, as upstream names it; `other` for paths that do not exist.
+fn bucket(path: &str) -> &'static str {
+    const KNOWN: [&str; 14] = [
+        "metrics/cadvisor",
+        "metrics/probes",
+        "metrics/resource",
+        "metrics/slis",
+        "metrics",
+        "attach",
+        "configz",
+        "containerLogs",
+        "exec",
+        "healthz",
+        "pods",
+        "run",
+        "runningpods",
+        "stats",
+    ];
+    let path = path.trim_start_matches('/');
+    let under = |root: &&&str| {
+        path.strip_prefix(**root)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    if path == "portForward" || path.starts_with("portForward/") {
+        return "portforward";
+    }
+    if path == "spec" || path == "spec/" || path == "statusz" {
+        return if path == "statusz" { "statusz" } else { "spec" };
+    }
+    KNOWN.iter().find(under).copied().unwrap_or("other")
 }
 
 async fn answer(router: Router, request: Request<Body>) -> Response {

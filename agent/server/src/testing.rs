@@ -10,7 +10,10 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::auth::{AccessRequest, User};
-use crate::node::{Answer, ContainerRef, HealthCheck, LogSource, Node, NodeError, PodRef, Streams};
+use crate::node::{
+    Answer, ContainerRef, HealthCheck, LogSource, Node, NodeError, Page, PodRef, Served, Streams,
+};
+use kedge_metrics::expo::{Kind, Source, Value, Writer};
 
 /// What was asked for, in words.
 pub(crate) type Asked = Mutex<Vec<String>>;
@@ -26,6 +29,30 @@ pub(crate) struct FakeNode {
     pub(crate) running: Mutex<BTreeSet<String>>,
     pub(crate) sick: Mutex<Option<String>>,
     pub(crate) reviews_fail: Mutex<bool>,
+    /// Requests that were counted.
+    pub(crate) served: Mutex<Vec<String>>,
+}
+
+/// A page that says which one it is.
+struct OnePage(Option<Page>);
+
+impl Source for OnePage {
+    fn write(&mut self, to: &mut Writer) -> bool {
+        let Some(page) = self.0.take() else {
+            return false;
+        };
+        match page {
+            Page::Summary { .. } | Page::Spec | Page::Statusz => {
+                to.out
+                    .extend_from_slice(format!("{{\"page\":\"{page:?}\"}}").as_bytes());
+            }
+            _ => {
+                to.family("page_total", Kind::Counter, "Which page.");
+                to.sample("", &[("page", &format!("{page:?}"))], Value::Int(1), None);
+            }
+        }
+        true
+    }
 }
 
 impl FakeNode {
@@ -151,6 +178,30 @@ impl Node for FakeNode {
             name: "syncloop",
             problem: self.sick.lock().unwrap().clone(),
         }]
+    }
+
+    fn page(&self, page: Page) -> Answer<'_, Box<dyn Source>> {
+        self.note(format!("page {page:?}"));
+        let sick = self.sick.lock().unwrap().clone();
+        Box::pin(async move {
+            match sick {
+                Some(why) => Err(NodeError::Failed(why)),
+                None => Ok(Box::new(OnePage(Some(page))) as Box<dyn Source>),
+            }
+        })
+    }
+
+    fn served(&self, request: &Served<'_>) {
+        let Served {
+            method,
+            path,
+            server,
+            long_running,
+            status,
+            took: _,
+        } = request;
+        let line = format!("{method} {path} {server} {long_running} {status}");
+        self.served.lock().unwrap().push(line);
     }
 
     fn configuration(&self) -> serde_json::Value {

@@ -5,11 +5,14 @@
 //!
 //! - [`Tasks`] owns spawned tasks: dropping or draining it ends them, a panic-free end is reported by name.
 //! - [`reconcile`] is the shell of every loop: wait for a reason, run once, publish, wait again.
+//! - [`meter::Meters`] is what `/metrics` prints of what happened.
 //! - [`Registry`] is what `/statusz` prints. It is written by loops and read by the server; entries are small values.
 
+pub mod meter;
 mod reconcile;
 mod registry;
 
+pub use meter::Meters;
 pub use reconcile::{Next, Reason, reconcile};
 pub use registry::{LoopStatus, Registry};
 

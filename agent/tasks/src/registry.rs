@@ -7,6 +7,8 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use crate::Meters;
+
 /// One loop as `/statusz` shows it. Times are milliseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -32,6 +34,7 @@ pub struct LoopStatus {
 pub struct Registry {
     started: Instant,
     loops: Arc<Mutex<BTreeMap<&'static str, LoopStatus>>>,
+    meters: Meters,
 }
 
 impl Default for Registry {
@@ -39,6 +42,7 @@ impl Default for Registry {
         Self {
             started: Instant::now(),
             loops: Arc::default(),
+            meters: Meters::default(),
         }
     }
 }
@@ -63,6 +67,11 @@ impl Registry {
         entry.last_ms = took;
         entry.longest_ms = entry.longest_ms.max(took);
         entry.last_end_ms = millis(end.saturating_duration_since(self.started));
+    }
+
+    /// What the same parts count for `/metrics`: the table goes wherever this one goes.
+    pub fn meters(&self) -> &Meters {
+        &self.meters
     }
 
     /// A copy of the table.

@@ -15,13 +15,21 @@ use kedge_sys::cgroup::{Limit, Limits, Tree};
 
 use super::{Context, KnownToken};
 use crate::images;
+use crate::meters;
 use crate::node::jitter;
 use crate::volumes::{self, Options, PayloadFile};
 
 const FAILED_MOUNT: &str = "FailedMount";
 
 pub(super) async fn run(context: &Context) -> Outcome {
-    if let Err(text) = pod_cgroup(context).await {
+    let began = tokio::time::Instant::now();
+    let made = pod_cgroup(context).await;
+    let took = began.elapsed();
+    context
+        .node
+        .meters
+        .observe(&meters::CGROUPS, &["create"], took);
+    if let Err(text) = made {
         return Outcome::failed("FailedCreatePodCgroup", text);
     }
     match make(context, true).await {

@@ -58,7 +58,10 @@ fn whole(rig: Rig) -> Whole {
     tasks.spawn("statics", statics_run);
     let stop = tasks.stop();
     let runtime = rig.node.runtime.clone();
-    tasks.spawn("observer", crate::observer::run(runtime, sights_to, stop));
+    tasks.spawn(
+        "observer",
+        crate::observer::run(runtime, rig.node.meters.clone(), sights_to, stop),
+    );
     let sources = Sources {
         desired: desired_seen,
         object: object_seen,

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{Input, LOOK_AGAIN, RESYNC, Worker};
 use crate::execute::{self, Messages, Refreshed};
+use crate::meters;
 use crate::node::{Node, jitter};
 use crate::observe;
 use crate::outbound::ApiError;
@@ -77,6 +78,8 @@ impl Worker {
                     .retain(|id, _| observed.containers.iter().any(|c| c.id == *id));
                 self.look.again_at = None;
                 if *self.observed != observed {
+                    let pod = &self.input().pod;
+                    meters::ended(&self.node.meters, pod, &self.observed, &observed);
                     self.observed = Arc::new(observed);
                 }
                 self.look.once = true;
@@ -97,6 +100,9 @@ impl Worker {
             return;
         }
         self.actions.remove(&key);
+        if let Some(beginning) = &mut self.beginning {
+            beginning.acted(&outcome);
+        }
         if let Outcome::Failed { reason, message } = &outcome {
             tracing::info!(uid = self.uid, ?key, reason, message, "action failed");
         }

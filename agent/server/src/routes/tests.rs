@@ -40,6 +40,7 @@ async fn rig() -> Rig {
         node: node.clone(),
         now: Arc::new(|| Timestamp::from_second(1_800_000_000).unwrap()),
         stop: stop_rx,
+        pages: Pages::default(),
     };
     let tls = TlsSettings {
         certificate: certificate_rx,
@@ -480,6 +481,7 @@ async fn the_read_only_port_shows_pods_and_nothing_that_acts() {
         node: Arc::new(FakeNode::default()),
         now: Arc::new(|| Timestamp::UNIX_EPOCH),
         stop,
+        pages: Pages::default(),
     };
     tokio::spawn(server.serve_read_only(listener));
     for (path, expected) in [
@@ -493,5 +495,127 @@ async fn the_read_only_port_shows_pods_and_nothing_that_acts() {
         tokio::spawn(connection);
         let response = send.send_request(request("GET", path, &[])).await.unwrap();
         assert_eq!(response.status().as_u16(), expected, "{path}");
+    }
+}
+
+const PAGES: [(&str, &str); 9] = [
+    ("/metrics", "metrics"),
+    ("/metrics/slis", "metrics"),
+    ("/metrics/cadvisor", "metrics"),
+    ("/metrics/resource", "metrics"),
+    ("/metrics/probes", "metrics"),
+    ("/stats/summary", "stats"),
+    ("/spec", "proxy"),
+    ("/spec/", "proxy"),
+    ("/statusz", "statusz"),
+];
+
+#[tokio::test]
+async fn each_page_needs_the_right_of_its_subresource_and_credentials() {
+    let rig = rig().await;
+    for (path, subresource) in PAGES {
+        let name = format!("scraper of {path}");
+        let leaf = || Some(rig.ca.leaf(&name, "people", "unused"));
+        assert_eq!(rig.get(None, path).await.0, 401, "{path}");
+        assert_eq!(rig.get(leaf(), path).await.0, 403, "{path}");
+        assert_eq!(
+            rig.node.asked(),
+            Vec::<String>::new(),
+            "nothing is measured for those who may not see it"
+        );
+        let name = format!("allowed {path}");
+        rig.node.allow(&name, "get", subresource);
+        let (status, body) = rig
+            .get(Some(rig.ca.leaf(&name, "people", "unused")), path)
+            .await;
+        assert_eq!(status, 200, "{path}: {body}");
+        assert!(body.contains("page"), "{body}");
+        rig.node.asked.lock().unwrap().clear();
+    }
+}
+
+#[tokio::test]
+async fn the_format_and_the_errors_of_pages() {
+    let rig = rig().await;
+    for subresource in ["metrics", "stats"] {
+        rig.node.allow("admin", "get", subresource);
+    }
+    let open = [("accept", "application/openmetrics-text;version=1.0.0")];
+    let (_, text) = rig
+        .send(
+            Some(rig.admin()),
+            request("GET", "/metrics/cadvisor", &open),
+        )
+        .await;
+    assert!(
+        text.starts_with("# HELP page Which") && text.ends_with("# EOF\n"),
+        "{text}"
+    );
+    let light = "/stats/summary?only_cpu_and_memory=true";
+    let (_, text) = rig.get(Some(rig.admin()), light).await;
+    assert!(text.contains("only_cpu_and_memory: true"), "{text}");
+    let odd = "/stats/summary?only_cpu_and_memory=perhaps";
+    assert_eq!(rig.get(Some(rig.admin()), odd).await.0, 400);
+    *rig.node.sick.lock().unwrap() = Some("the runtime is down".into());
+    let (status, text) = rig.get(Some(rig.admin()), "/metrics").await;
+    assert_eq!((status, text.as_str()), (500, "the runtime is down"));
+    assert_eq!(rig.get(Some(rig.admin()), "/metrics/nothing").await.0, 404);
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_paths_that_exist() {
+    let rig = rig().await;
+    rig.node.allow("admin", "get", "metrics");
+    rig.get(Some(rig.admin()), "/metrics/resource").await;
+    rig.get(Some(rig.admin()), "/made/up/by/a/client").await;
+    rig.get(None, "/containerLogs/a/b/c").await;
+    let odd = request("BREW", "/pods", &[]);
+    rig.send(None, odd).await;
+    assert_eq!(
+        *rig.node.served.lock().unwrap(),
+        [
+            "GET metrics/resource readwrite false 200",
+            "GET other readwrite false 404",
+            "GET containerLogs readwrite true 401",
+            "other pods readwrite false 401"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn the_read_only_port_tells_without_credentials_and_does_nothing() {
+    let node = Arc::new(FakeNode::default());
+    let listener = listen::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (_stop, stop) = watch::channel(false);
+    let server = KubeletServer {
+        node: node.clone(),
+        now: Arc::new(|| Timestamp::from_second(1_800_000_000).unwrap()),
+        stop,
+        pages: Pages::default(),
+    };
+    tokio::spawn(server.serve_read_only(listener));
+    let get = async |path: &str| {
+        let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
+        let (mut send, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        let response = send.send_request(request("GET", path, &[])).await.unwrap();
+        response.status().as_u16()
+    };
+    for (path, _) in PAGES.iter().filter(|(path, _)| *path != "/statusz") {
+        assert_eq!(get(path).await, 200, "{path}");
+    }
+    for path in ["/healthz", "/pods"] {
+        assert_eq!(get(path).await, 200, "{path}");
+    }
+    for path in [
+        "/run/a/b/c",
+        "/exec/a/b/c",
+        "/containerLogs/a/web/c",
+        "/configz",
+        "/runningpods/",
+        "/statusz",
+    ] {
+        assert_eq!(get(path).await, 404, "{path}");
     }
 }

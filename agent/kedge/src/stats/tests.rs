@@ -1,0 +1,100 @@
+//! The service over a small tree, in paused time where it helps: files are read on the blocking pool all the same.
+
+use std::fs;
+
+use super::*;
+
+struct Rig {
+    root: tempfile::TempDir,
+    stats: Stats,
+    task: tokio::task::JoinHandle<()>,
+}
+
+fn rig() -> Rig {
+    let root = tempfile::tempdir().unwrap();
+    for group in ["", "kubepods"] {
+        let dir = root.path().join("sys/fs/cgroup").join(group);
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("cpu.stat"), "usage_usec 1000000\n").unwrap();
+    }
+    fs::create_dir_all(root.path().join("proc")).unwrap();
+    let (_, views) = watch::channel(Views::new());
+    let (stats, run) = service(Root::new(root.path()), views);
+    Rig {
+        root,
+        stats,
+        task: tokio::spawn(run),
+    }
+}
+
+impl Rig {
+    fn cpu(&self, usec: u64) {
+        let path = self.root.path().join("sys/fs/cgroup/cpu.stat");
+        fs::write(path, format!("usage_usec {usec}\n")).unwrap();
+    }
+}
+
+fn used(taken: &Taken) -> u64 {
+    taken.now.row("/").unwrap().sample.cpu.unwrap().usage_usec
+}
+
+#[tokio::test]
+async fn questions_within_a_second_share_a_generation() {
+    let rig = rig();
+    let (a, b) = tokio::join!(
+        rig.stats.take(Depth::Full, false),
+        rig.stats.take(Depth::Light, false)
+    );
+    let (a, b) = (a.unwrap(), b.unwrap());
+    assert!(Arc::ptr_eq(&a.now, &b.now));
+    assert_eq!(a.now.rows.len(), 2);
+}
+
+#[tokio::test]
+async fn a_deeper_question_reads_again() {
+    let rig = rig();
+    let light = rig.stats.take(Depth::Light, false).await.unwrap();
+    let full = rig.stats.take(Depth::Full, false).await.unwrap();
+    assert_eq!(
+        (light.now.depth, full.now.depth),
+        (Depth::Light, Depth::Full)
+    );
+    assert!(full.before.is_none(), "half a second makes no rate");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_waits_for_a_second_sample_and_others_do_not_wait_with_it() {
+    let rig = rig();
+    let rate = tokio::spawn({
+        let stats = rig.stats.clone();
+        async move { stats.take(Depth::Light, true).await.unwrap() }
+    });
+    let plain = rig.stats.take(Depth::Light, false).await.unwrap();
+    assert!(plain.before.is_none());
+    rig.cpu(1_500_000);
+    let rate = rate.await.unwrap();
+    assert_eq!((used(&rate), used(&plain)), (1_500_000, 1_000_000));
+    assert!(Arc::ptr_eq(rate.before.as_ref().unwrap(), &plain.now));
+}
+
+#[tokio::test(start_paused = true)]
+async fn samples_are_let_go_when_nobody_asks_and_an_old_one_makes_no_rate() {
+    let rig = rig();
+    let first = rig.stats.take(Depth::Light, false).await.unwrap();
+    let kept = Arc::downgrade(&first.now);
+    drop(first);
+    tokio::time::sleep(STALE + FRESH).await;
+    assert!(kept.upgrade().is_some());
+    let again = rig.stats.take(Depth::Light, false).await.unwrap();
+    assert!(again.before.is_none(), "a minute is too long for a rate");
+    drop(again);
+    tokio::time::sleep(IDLE * 2).await;
+    assert!(kept.upgrade().is_none());
+}
+
+#[tokio::test]
+async fn the_service_ends_with_its_last_handle() {
+    let rig = rig();
+    drop(rig.stats);
+    rig.task.await.unwrap();
+}

@@ -1,0 +1,206 @@
+//! CPU, memory and settings of a cgroup.
+
+use super::{Depth, Limit, Of};
+use crate::file;
+
+/// `cpu.stat`, microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cpu {
+    /// All of it.
+    pub usage_usec: u64,
+    /// In user mode.
+    pub user_usec: u64,
+    /// In the kernel.
+    pub system_usec: u64,
+    /// Bandwidth control; absent for the root group and where it is off.
+    pub throttling: Option<Throttling>,
+}
+
+/// The bandwidth controller's part of `cpu.stat`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Throttling {
+    /// Enforcement intervals so far.
+    pub periods: u64,
+    /// Of them, those with throttling.
+    pub throttled: u64,
+    /// Microseconds throttled.
+    pub throttled_usec: u64,
+    /// Intervals that used burst.
+    pub bursts: u64,
+    /// Microseconds of burst used.
+    pub burst_usec: u64,
+}
+
+/// `memory.*`, bytes and counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// `memory.current`; for the root group, which has none, anonymous and file memory together.
+    pub usage: u64,
+    /// `memory.peak`
+    pub peak: Option<u64>,
+    /// `anon`
+    pub anon: u64,
+    /// `file`
+    pub file: u64,
+    /// `file_mapped`
+    pub file_mapped: u64,
+    /// `file_dirty`
+    pub file_dirty: u64,
+    /// `file_writeback`
+    pub file_writeback: u64,
+    /// `kernel` (5.18)
+    pub kernel: u64,
+    /// `active_file`
+    pub active_file: u64,
+    /// `inactive_file`
+    pub inactive_file: u64,
+    /// `pgfault`
+    pub faults: u64,
+    /// `pgmajfault`
+    pub major_faults: u64,
+    /// `pgscan`
+    pub scanned: u64,
+    /// `pgsteal`
+    pub stolen: u64,
+    /// `workingset_refault_anon`
+    pub refault_anon: u64,
+    /// `workingset_refault_file`
+    pub refault_file: u64,
+    /// `memory.swap.current`; absent without swap accounting.
+    pub swap: Option<u64>,
+    /// `memory.events high`
+    pub high_events: u64,
+    /// `memory.events max`
+    pub max_events: u64,
+    /// `memory.events oom_kill`: processes killed in the group and below it.
+    pub oom_kills: u64,
+}
+
+impl Memory {
+    /// Use minus inactive file pages, never below zero, as kubelet and cAdvisor define it.
+    pub fn working_set(&self) -> u64 {
+        self.usage.saturating_sub(self.inactive_file)
+    }
+}
+
+/// The settings of a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// `memory.max`
+    pub memory: Option<Limit>,
+    /// `memory.min`
+    pub memory_min: Option<Limit>,
+    /// `memory.swap.max`
+    pub swap: Option<Limit>,
+    /// `cpu.weight`
+    pub cpu_weight: Option<u64>,
+    /// Quota and period of `cpu.max`, microseconds.
+    pub cpu_max: Option<(Limit, u64)>,
+    /// `pids.max`
+    pub pids: Option<Limit>,
+}
+
+/// `cpu.stat`; the error is the line that is not as documented.
+pub(super) fn cpu(text: &[u8]) -> Result<Cpu, &[u8]> {
+    let mut cpu = Cpu::default();
+    let mut limited = Throttling::default();
+    let mut has_limits = false;
+    for line in file::lines(text) {
+        let (key, value) = pair(line)?;
+        match key {
+            b"usage_usec" => cpu.usage_usec = value,
+            b"user_usec" => cpu.user_usec = value,
+            b"system_usec" => cpu.system_usec = value,
+            b"nr_periods" => (limited.periods, has_limits) = (value, true),
+            b"nr_throttled" => limited.throttled = value,
+            b"throttled_usec" => limited.throttled_usec = value,
+            b"nr_bursts" => limited.bursts = value,
+            b"burst_usec" => limited.burst_usec = value,
+            _ => {}
+        }
+    }
+    cpu.throttling = has_limits.then_some(limited);
+    Ok(cpu)
+}
+
+fn memory_stat(text: &[u8]) -> Result<Memory, &[u8]> {
+    let mut memory = Memory::default();
+    for line in file::lines(text) {
+        let (key, value) = pair(line)?;
+        let field = match key {
+            b"anon" => &mut memory.anon,
+            b"file" => &mut memory.file,
+            b"file_mapped" => &mut memory.file_mapped,
+            b"file_dirty" => &mut memory.file_dirty,
+            b"file_writeback" => &mut memory.file_writeback,
+            b"kernel" => &mut memory.kernel,
+            b"active_file" => &mut memory.active_file,
+            b"inactive_file" => &mut memory.inactive_file,
+            b"pgfault" => &mut memory.faults,
+            b"pgmajfault" => &mut memory.major_faults,
+            b"pgscan" => &mut memory.scanned,
+            b"pgsteal" => &mut memory.stolen,
+            b"workingset_refault_anon" => &mut memory.refault_anon,
+            b"workingset_refault_file" => &mut memory.refault_file,
+            _ => continue,
+        };
+        *field = value;
+    }
+    Ok(memory)
+}
+
+/// `key value`
+fn pair(line: &[u8]) -> Result<(&[u8], u64), &[u8]> {
+    let mut words = file::words(line);
+    let (Some(key), Some(value), None) = (words.next(), words.next(), words.next()) else {
+        return Err(line);
+    };
+    Ok((key, file::number(value).ok_or(line)?))
+}
+
+pub(super) fn memory(of: &mut Of<'_>, depth: Depth) -> Option<Memory> {
+    let mut memory = of.parsed("memory.stat", memory_stat)?;
+    // The root group has no memory.current; what it would say is close to this, and upstream says this.
+    memory.usage = of
+        .number("memory.current")
+        .unwrap_or(memory.anon + memory.file);
+    memory.swap = of.number("memory.swap.current");
+    if depth == Depth::Full {
+        memory.peak = of.number("memory.peak");
+        let events = of.parsed("memory.events", |text| {
+            let mut events = (0, 0, 0);
+            for line in file::lines(text) {
+                match pair(line)? {
+                    (b"high", n) => events.0 = n,
+                    (b"max", n) => events.1 = n,
+                    (b"oom_kill", n) => events.2 = n,
+                    _ => {}
+                }
+            }
+            Ok(events)
+        });
+        (memory.high_events, memory.max_events, memory.oom_kills) = events.unwrap_or_default();
+    }
+    Some(memory)
+}
+
+pub(super) fn limits(of: &mut Of<'_>, depth: Depth) -> Limits {
+    let mut limits = Limits {
+        memory: of.limit("memory.max"),
+        swap: of.limit("memory.swap.max"),
+        ..Limits::default()
+    };
+    if depth == Depth::Full {
+        limits.memory_min = of.limit("memory.min");
+        limits.cpu_weight = of.number("cpu.weight");
+        limits.cpu_max = of.parsed("cpu.max", |text| cpu_max(text).ok_or(text));
+        limits.pids = of.limit("pids.max");
+    }
+    limits
+}
+
+fn cpu_max(text: &[u8]) -> Option<(Limit, u64)> {
+    let mut words = file::words(file::trimmed(text));
+    let quota = super::limit(words.next()?)?;
+    Some((quota, file::number(words.next()?)?))
+}

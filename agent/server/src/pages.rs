@@ -1,0 +1,184 @@
+//! Pages of metrics as HTTP answers: the format by `Accept`, gzip by `Accept-Encoding`, written a piece at a time.
+//!
+//! In: a [`Source`], the request's headers. Out: a response whose body is made as fast as the client reads it. Bounded: pages under way
+//! ([`PAGES`], 503 beyond), gzip encoders ([`ENCODERS`], plain text beyond), time per page.
+
+mod accept;
+mod meters;
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures_util::stream;
+use http::{HeaderMap, StatusCode, header};
+use kedge_metrics::expo::{Format, Source, Writer};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+pub use meters::Counted;
+
+/// A scraper that keeps connections open without reading holds its generation of samples in memory.
+const PAGES: usize = 40;
+/// An encoder takes a third of a megabyte.
+const ENCODERS: usize = 4;
+/// Text of one piece.
+const PIECE: usize = 16 * 1024;
+/// A client that reads slower than this is cut off.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// What limits pages; one per process.
+#[derive(Clone)]
+pub(crate) struct Limits {
+    pages: Arc<Semaphore>,
+    encoders: Arc<Semaphore>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            pages: Arc::new(Semaphore::new(PAGES)),
+            encoders: Arc::new(Semaphore::new(ENCODERS)),
+        }
+    }
+}
+
+/// A permit to write a page, taken before anything is read for it.
+pub(crate) struct Permit {
+    _page: OwnedSemaphorePermit,
+    encoder: Option<OwnedSemaphorePermit>,
+}
+
+/// As many pages are being written as may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Busy;
+
+impl IntoResponse for Busy {
+    fn into_response(self) -> Response {
+        let text = "too many pages are being read already\n";
+        (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+    }
+}
+
+impl Limits {
+    /// Takes a page, and an encoder when the client reads gzip and one is free.
+    pub(crate) fn take(&self, headers: &HeaderMap) -> Result<Permit, Busy> {
+        let Ok(page) = self.pages.clone().try_acquire_owned() else {
+            return Err(Busy);
+        };
+        let encoder = accept::gzip(headers)
+            .then(|| self.encoders.clone().try_acquire_owned().ok())
+            .flatten();
+        Ok(Permit {
+            _page: page,
+            encoder,
+        })
+    }
+}
+
+/// A page of metrics.
+pub(crate) fn metrics(permit: Permit, headers: &HeaderMap, source: Box<dyn Source>) -> Response {
+    let format = accept::format(headers);
+    respond(permit, format, format.content_type(), source)
+}
+
+/// A document: what the source writes is sent as it is.
+pub(crate) fn json(permit: Permit, source: Box<dyn Source>) -> Response {
+    respond(permit, Format::Text, "application/json", source)
+}
+
+fn respond(
+    permit: Permit,
+    format: Format,
+    content_type: &'static str,
+    source: Box<dyn Source>,
+) -> Response {
+    let compressed = permit.encoder.is_some();
+    let page = Page {
+        source: Some(source),
+        writer: Writer::new(format),
+        gzip: compressed.then(|| GzEncoder::new(Vec::new(), Compression::fast())),
+        until: Instant::now() + LONGEST,
+        _permit: permit,
+    };
+    let body = stream::unfold(page, |mut page| async move {
+        let piece = page.piece().await?;
+        Some((piece, page))
+    });
+    let mut response = Body::from_stream(body).into_response();
+    let headers = response.headers_mut();
+    let value = header::HeaderValue::from_static;
+    headers.insert(header::CONTENT_TYPE, value(content_type));
+    if compressed {
+        headers.insert(header::CONTENT_ENCODING, value("gzip"));
+    }
+    headers.insert(header::VARY, value("accept, accept-encoding"));
+    response
+}
+
+/// A page being written.
+struct Page {
+    source: Option<Box<dyn Source>>,
+    writer: Writer,
+    gzip: Option<GzEncoder<Vec<u8>>>,
+    until: Instant,
+    _permit: Permit,
+}
+
+impl Page {
+    /// The next bytes; `None` at the end.
+    async fn piece(&mut self) -> Option<std::io::Result<Bytes>> {
+        loop {
+            if Instant::now() > self.until {
+                let late = std::io::Error::new(std::io::ErrorKind::TimedOut, "read too slowly");
+                return Some(Err(late));
+            }
+            self.fill()?;
+            match self.drain() {
+                Ok(bytes) if bytes.is_empty() => {}
+                Ok(bytes) => return Some(Ok(bytes)),
+                Err(error) => return Some(Err(error)),
+            }
+            // Compressing a large page is work: others get their turn between the pieces.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Fills the writer. `None`: everything was sent.
+    fn fill(&mut self) -> Option<()> {
+        let Some(source) = self.source.as_mut() else {
+            return self.gzip.is_some().then_some(());
+        };
+        while self.writer.out.len() < PIECE {
+            if !source.write(&mut self.writer) {
+                self.writer.end();
+                self.source = None;
+                break;
+            }
+        }
+        Some(())
+    }
+
+    /// What can be sent of it.
+    fn drain(&mut self) -> std::io::Result<Bytes> {
+        let Some(mut gzip) = self.gzip.take() else {
+            return Ok(Bytes::from(std::mem::take(&mut self.writer.out)));
+        };
+        gzip.write_all(&self.writer.out)?;
+        self.writer.out.clear();
+        if self.source.is_none() {
+            return gzip.finish().map(Bytes::from);
+        }
+        let ready = std::mem::take(gzip.get_mut());
+        self.gzip = Some(gzip);
+        Ok(Bytes::from(ready))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,106 @@
+use http_body_util::BodyExt;
+use kedge_metrics::expo::{Kind, Value};
+use std::io::Read;
+
+use super::*;
+
+/// A page of `0` many lines.
+struct Lines(u32);
+
+impl Source for Lines {
+    fn write(&mut self, to: &mut Writer) -> bool {
+        if self.0 == 0 {
+            return false;
+        }
+        to.family("line", Kind::Gauge, "A line.");
+        for _ in 0..10.min(self.0) {
+            self.0 -= 1;
+            to.sample(
+                "",
+                &[("n", &self.0.to_string())],
+                Value::Int(u64::from(self.0)),
+                None,
+            );
+        }
+        true
+    }
+}
+
+fn accepts(encoding: &'static str) -> HeaderMap {
+    HeaderMap::from_iter([(
+        header::ACCEPT_ENCODING,
+        http::HeaderValue::from_static(encoding),
+    )])
+}
+
+async fn read(response: Response) -> Vec<u8> {
+    response
+        .into_body()
+        .collect()
+        .await
+        .unwrap()
+        .to_bytes()
+        .to_vec()
+}
+
+#[tokio::test]
+async fn a_large_page_is_the_same_with_gzip_and_comes_in_pieces() {
+    let limits = Limits::default();
+    let plain = metrics(
+        limits.take(&accepts("")).unwrap(),
+        &accepts(""),
+        Box::new(Lines(20_000)),
+    );
+    let mut body = plain.into_body();
+    let (mut text, mut pieces) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let data = frame.unwrap().into_data().unwrap();
+        assert!(data.len() < 2 * PIECE, "{}", data.len());
+        text.extend_from_slice(&data);
+        pieces += 1;
+    }
+    assert!(pieces > 10, "{pieces}");
+    let packed = metrics(
+        limits.take(&accepts("gzip")).unwrap(),
+        &accepts("gzip"),
+        Box::new(Lines(20_000)),
+    );
+    assert_eq!(packed.headers()[header::CONTENT_ENCODING], "gzip");
+    let packed = read(packed).await;
+    assert!(packed.len() * 4 < text.len());
+    let mut unpacked = Vec::new();
+    flate2::read::GzDecoder::new(&packed[..])
+        .read_to_end(&mut unpacked)
+        .unwrap();
+    assert!(unpacked == text);
+}
+
+#[tokio::test]
+async fn encoders_and_pages_are_bounded() {
+    let limits = Limits::default();
+    let permits: Vec<Permit> = (0..PAGES)
+        .map(|_| limits.take(&accepts("gzip")).unwrap())
+        .collect();
+    let with_gzip = permits.iter().filter(|p| p.encoder.is_some()).count();
+    assert_eq!(with_gzip, ENCODERS);
+    let refused = limits.take(&accepts("gzip")).err().unwrap().into_response();
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    drop(permits);
+    assert!(limits.take(&accepts("gzip")).unwrap().encoder.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_read_is_cut_off_and_gives_its_place_back() {
+    let limits = Limits::default();
+    let response = metrics(
+        limits.take(&accepts("")).unwrap(),
+        &accepts(""),
+        Box::new(Lines(20_000)),
+    );
+    let mut body = response.into_body();
+    body.frame().await.unwrap().unwrap();
+    tokio::time::advance(LONGEST * 2).await;
+    assert!(body.frame().await.unwrap().is_err());
+    drop(body);
+    assert_eq!(limits.pages.available_permits(), PAGES);
+}
