@@ -119,6 +119,10 @@ fn test(args: &TestArgs) -> Result<ExitCode> {
             args.here,
         )?);
     }
+    // Stories in a given cluster ask for no other one.
+    if wanted(Ring::Conformance) && !args.here {
+        tally.add(rings::conformance(&Dirs::from_environment()?)?);
+    }
     println!("{tally}");
     Ok(if tally.failed == 0 {
         ExitCode::SUCCESS

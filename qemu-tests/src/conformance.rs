@@ -5,6 +5,7 @@
 //! [`table`] are pure; [`judge`] runs the programs. Absent: any judgement of its own about a test.
 
 pub mod catalogue;
+pub mod ci;
 pub mod judge;
 pub mod parts;
 pub mod plan;

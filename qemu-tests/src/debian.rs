@@ -98,6 +98,42 @@ pub fn unpacked(cache: &Path, names: &[&str]) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// The original archive of a source package, without Debian's changes. Fetched once.
+pub fn source(cache: &Path, name: &str) -> Result<PathBuf> {
+    let root = cache.join("debian");
+    let directory = root.join("sources").join(name);
+    if !directory.is_dir() {
+        // An apt world of its own: source lists are as large as package lists, and nothing else reads them.
+        let mut apt = Apt::for_sources(&root, &mirror()?)?;
+        let fresh = root.join(format!("sources/.new.{}", std::process::id()));
+        fs::create_dir_all(&fresh).with_context(|| format!("create {}", fresh.display()))?;
+        apt.archives = fresh.clone();
+        apt.run("apt-get", &["update", "-q"])?;
+        apt.run("apt-get", &["source", "-q", "--download-only", name])?;
+        fs::rename(&fresh, &directory)
+            .with_context(|| format!("rename to {}", directory.display()))?;
+    }
+    for entry in
+        fs::read_dir(&directory).with_context(|| format!("list {}", directory.display()))?
+    {
+        let path = entry
+            .with_context(|| format!("list {}", directory.display()))?
+            .path();
+        let file = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        if file.contains(".orig.tar.") && !file.ends_with(".asc") {
+            return Ok(path);
+        }
+    }
+    bail!(
+        "the source package {name} in {} has no .orig.tar",
+        directory.display()
+    )
+}
+
 /// Packages with all they depend on, without recommendations, in a stable order. Fetched once for each set of names.
 pub fn closure(cache: &Path, names: &[&str]) -> Result<Vec<PathBuf>> {
     let root = cache.join("debian");
@@ -158,20 +194,28 @@ struct Apt {
 
 impl Apt {
     fn new(root: &Path, mirror: &str) -> Result<Self> {
+        Self::make(root, "apt", "deb", mirror)
+    }
+
+    fn for_sources(root: &Path, mirror: &str) -> Result<Self> {
+        Self::make(root, "apt-sources", "deb-src", mirror)
+    }
+
+    fn make(root: &Path, world: &str, kind: &str, mirror: &str) -> Result<Self> {
         let archives = root.join("archives");
-        let etc = root.join("apt/etc");
+        let etc = root.join(world).join("etc");
         for directory in [
             archives.clone(),
             etc.join("apt.conf.d"),
             etc.join("preferences.d"),
-            root.join("apt/state/lists/partial"),
-            root.join("apt/cache/archives/partial"),
+            root.join(world).join("state/lists/partial"),
+            root.join(world).join("cache/archives/partial"),
         ] {
             fs::create_dir_all(&directory)
                 .with_context(|| format!("create {}", directory.display()))?;
         }
-        let apt = root.join("apt");
-        let sources = format!("deb [signed-by={KEYRING}] {mirror} {SUITE} main\n");
+        let apt = root.join(world);
+        let sources = format!("{kind} [signed-by={KEYRING}] {mirror} {SUITE} main\n");
         let config = apt.join("apt.conf");
         let files = [
             (etc.join("sources.list"), sources),

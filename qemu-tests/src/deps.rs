@@ -95,6 +95,12 @@ pub const BENCH_NEEDS: &[Need] = &[
     program("zstd", "zstd", "the image's size as it is sent"),
 ];
 
+/// For the images of upstream's tests on top.
+pub const TEST_IMAGES: &[Need] = &[
+    program("make", "make", "compiles busybox"),
+    program("bzip2", "bzip2", "busybox's source is packed with it"),
+];
+
 /// For CI's aarch64 part on top.
 pub const CI_NEEDS: &[Need] = &[
     program(

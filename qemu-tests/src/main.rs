@@ -83,7 +83,7 @@ enum Command {
     Bench(BenchArgs),
     /// Run upstream's conformance tests against the nodes and print the table.
     #[command(
-        after_help = "Examples:\n  cargo rig conformance --class a,b,c            (210 tests, hours on two cores)\n  cargo rig conformance --class abc --resume     (goes on after an interruption)\n  cargo rig conformance --focus 'InitContainer' --procs 1\n  cargo rig conformance --node-conformance --list\n\nClasses: a kubelet, b network, c node API, d the rest. Results are below target/conformance, by build."
+        after_help = "Examples:\n  cargo rig conformance --class a,b,c            (210 tests, hours on two cores)\n  cargo rig conformance --class abc --resume     (goes on after an interruption)\n  cargo rig conformance --focus 'InitContainer' --procs 1\n  cargo rig conformance --node-conformance --list\n  cargo rig conformance --ci\n\nClasses: a kubelet, b network, c node API, d the rest. Results are below target/conformance, by build."
     )]
     Conformance(ConformanceArgs),
     /// Run cri-tools' suite against a node's runtime and print the table.
@@ -170,6 +170,8 @@ pub enum Ring {
     Lints,
     Unit,
     Stories,
+    /// A shard of upstream's conformance tests.
+    Conformance,
 }
 
 #[derive(Args)]
@@ -205,6 +207,9 @@ pub struct ConformanceArgs {
     /// Only the I-th of N parts.
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,
+    /// The fixed shard that CI runs, 8 minutes at most.
+    #[arg(long, conflicts_with_all = ["class", "node_conformance", "shard"])]
+    ci: bool,
     /// How many tests run side by side.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=32))]
     procs: u8,

@@ -11,7 +11,8 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::artefacts::{self, Profile, cargo, workspace};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Size};
+use crate::conformance::{self, ci};
 use crate::dirs::Dirs;
 use crate::progress::Progress;
 use crate::stories::{self, Story, Tally};
@@ -94,6 +95,76 @@ fn until() -> Option<Instant> {
         .ok()?
         .as_secs();
     Some(Instant::now() + std::time::Duration::from_secs(deadline.saturating_sub(now)))
+}
+
+/// CI's shard of upstream's conformance tests, on two nodes of their own that end with us. Without time it is skipped as a whole.
+pub fn conformance(dirs: &Dirs) -> Result<Tally> {
+    let skipped = Tally {
+        skipped: ci::NAMES.len(),
+        ..Tally::default()
+    };
+    // Parts are built and two nodes booted before the first test.
+    let late = until().is_some_and(|until| Instant::now() > until);
+    if late {
+        println!(
+            "conformance: no time left, {} tests skipped",
+            skipped.skipped
+        );
+        return Ok(skipped);
+    }
+    let start = Instant::now();
+    let dirs = dirs.for_tests();
+    match shard(&dirs) {
+        Ok(counts) => Ok(Tally {
+            passed: counts.passed,
+            // A test that skips itself has not been passed.
+            failed: counts.failed + counts.skipped,
+            skipped: counts.missing + counts.excused,
+        }),
+        Err(error) => {
+            let mut tally = failed(
+                "conformance",
+                start.elapsed().as_secs_f32(),
+                &format!("{error:#}"),
+            );
+            tally.add(skipped);
+            Ok(tally)
+        }
+    }
+}
+
+fn shard(dirs: &Dirs) -> Result<conformance::table::Counts> {
+    let progress = Progress::new(artefacts::steps() + up::STEPS + conformance::parts::steps());
+    let client = Client::new(dirs);
+    if client.running().is_some() {
+        client.stop()?;
+    }
+    let artefacts = artefacts::build(Profile::Story, &progress)?;
+    let parts = conformance::parts::build(&artefacts, &progress)?;
+    let options = up::Options {
+        size: Size {
+            memory_mib: conformance::MEMORY_MIB,
+            ..Size::default()
+        },
+        ..up::Options::new(2, artefacts.accel()?)
+    };
+    let (cluster, holder) = up::control_plane(dirs, &artefacts, &options, &progress)?;
+    up::nodes(&cluster, &progress)?;
+    let options = conformance::Options {
+        selection: conformance::plan::Selection {
+            names: ci::NAMES,
+            ..conformance::plan::Selection::default()
+        },
+        resume: false,
+        procs: 4,
+        node_software: "kedge".to_owned(),
+        baseline: None,
+        minutes: Some(ci::MINUTES),
+    };
+    let counts = conformance::run(&cluster, &parts, &options, &progress)?;
+    client.stop()?;
+    drop(holder);
+    Ok(counts)
 }
 
 /// The VM stories, in the cluster that runs from `here` or in a fresh one beside it that ends with us.

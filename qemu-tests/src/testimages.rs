@@ -4,6 +4,7 @@
 //! only when an input changed. These are test data: nothing of them is in the product. What upstream lists and is not here is named in
 //! [`ABSENT`]. The layers and what is in them is [`layers`], names and commands are [`recipes`].
 
+pub mod busybox;
 mod pack;
 mod roots;
 
@@ -21,7 +22,7 @@ use crate::upstream;
 pub use pack::Recipe;
 
 /// Words that change when a recipe does, since the cache's key sees only inputs.
-const VERSION: &str = "5";
+const VERSION: &str = "6";
 
 /// What every image with a shell has, beside busybox for the rest.
 const BASE: &[&str] = &[
@@ -29,8 +30,6 @@ const BASE: &[&str] = &[
     "libc-bin",
     "bash",
     "coreutils",
-    "grep",
-    "sed",
     "bind9-dnsutils",
     "curl",
     "netcat-openbsd",
@@ -39,7 +38,6 @@ const BASE: &[&str] = &[
     "socat",
     "util-linux",
 ];
-const STATIC_SHELL: &[&str] = &["bash-static"];
 const NGINX: &[&str] = &["nginx"];
 const PERL: &[&str] = &["perl-base"];
 const STRESS: &[&str] = &["stress"];
@@ -103,7 +101,6 @@ pub const UPSTREAM: &[&str] = &[
 #[derive(Debug, Clone)]
 pub struct Packages {
     base: Vec<PathBuf>,
-    shell: Vec<PathBuf>,
     nginx: Vec<PathBuf>,
     perl: Vec<PathBuf>,
     stress: Vec<PathBuf>,
@@ -123,7 +120,6 @@ impl Packages {
                 .collect())
         };
         Ok(Self {
-            shell: above(STATIC_SHELL)?,
             nginx: above(NGINX)?,
             perl: above(PERL)?,
             stress: above(STRESS)?,
@@ -209,7 +205,7 @@ fn layers(
         Ok(root)
     };
     base(&layer("base")?, programs, packages)?;
-    busybox(&layer("busybox")?, programs, packages)?;
+    busybox_root(&layer("busybox")?, programs)?;
     agnhost(&layer("agnhost")?, programs, sources)?;
     for name in ["kitten", "nautilus"] {
         roots::files(
@@ -329,30 +325,21 @@ fn base(root: &Path, programs: &Programs, packages: &Packages) -> Result<()> {
         }
     }
     // Alternatives that the packages' scripts would have chosen, and a shell that hands on variables such as `data-1`.
+    roots::link(root, "var/run", "/run")?;
     roots::link(root, "usr/bin/sh", "bash")?;
     roots::link(root, "usr/bin/nc", "nc.openbsd")?;
     roots::link(root, "usr/local/bin/iperf", "/usr/bin/iperf")
 }
 
-/// busybox under all its names; the shell is bash, since Debian's ash drops variables whose names are no identifiers.
-fn busybox(root: &Path, programs: &Programs, packages: &Packages) -> Result<()> {
-    let shell = tempfile::tempdir().context("make a temporary directory")?;
-    roots::unpack(&packages.shell, shell.path())?;
+/// busybox under all its names, in one `bin`: upstream's image has no other directory of programs.
+fn busybox_root(root: &Path, programs: &Programs) -> Result<()> {
     roots::program(root, "bin/busybox", 0o755, &programs.busybox)?;
     for applet in roots::applets(&programs.busybox)? {
-        if applet != "bin/busybox" && applet != "usr/bin/busybox" {
-            // One `bin` for all: upstream's image has no other directory of programs.
-            let name = applet.rsplit('/').next().unwrap_or_default();
+        let name = applet.rsplit('/').next().unwrap_or_default();
+        if name != "busybox" {
             roots::link(root, &format!("bin/{name}"), "busybox")?;
         }
     }
-    let bash = ["usr/bin/bash-static", "bin/bash-static"]
-        .map(|path| shell.path().join(path))
-        .into_iter()
-        .find(|path| path.is_file())
-        .context("the package bash-static holds no bash-static")?;
-    let _ = fs::remove_file(root.join("bin/sh"));
-    roots::program(root, "bin/sh", 0o755, &bash)?;
     for path in ["sbin", "usr/bin", "usr/sbin"] {
         let up = if path.contains('/') { "../bin" } else { "bin" };
         roots::link(root, path, up)?;

@@ -7,7 +7,7 @@ use kedge_qemu_tests::artefacts::{self, Profile};
 use kedge_qemu_tests::cluster::{Cluster, Size};
 use kedge_qemu_tests::conformance::catalogue::Catalogue;
 use kedge_qemu_tests::conformance::parts::{self, Parts};
-use kedge_qemu_tests::conformance::{self, plan};
+use kedge_qemu_tests::conformance::{self, ci, plan};
 use kedge_qemu_tests::critest;
 use kedge_qemu_tests::dirs::Dirs;
 use kedge_qemu_tests::progress::Progress;
@@ -30,6 +30,7 @@ pub fn conformance(args: ConformanceArgs) -> Result<ExitCode> {
         focus: args.focus,
         node_conformance: args.node_conformance,
         shard: args.shard,
+        names: if args.ci { ci::NAMES } else { &[] },
     };
     if args.list {
         return conformance::list(&selection).map(|()| ExitCode::SUCCESS);
@@ -53,7 +54,7 @@ pub fn conformance(args: ConformanceArgs) -> Result<ExitCode> {
         procs: args.procs.into(),
         node_software: name.to_owned(),
         baseline: args.baseline,
-        minutes: args.minutes,
+        minutes: args.minutes.or(args.ci.then_some(ci::MINUTES)),
     };
     let counts = conformance::run(&ground.cluster, &ground.parts, &options, &progress)?;
     ground.leave()?;

@@ -11,7 +11,7 @@ use crate::artefacts::Artefacts;
 use crate::progress::Progress;
 use crate::testimages::{self, Packages, Programs};
 use crate::upstream::{self, Go};
-use crate::{artefacts, debian, deps};
+use crate::{artefacts, deps};
 
 #[derive(Debug, Clone)]
 pub struct Parts {
@@ -51,7 +51,8 @@ pub fn suite(progress: &Progress) -> Result<(PathBuf, PathBuf)> {
 
 /// `of` is what the cluster is made of: its etcd and sandbox program are in images too.
 pub fn build(of: &Artefacts, progress: &Progress) -> Result<Parts> {
-    deps::ensure(deps::NEEDS, &|text| progress.say(text))?;
+    let needs = [deps::NEEDS, deps::TEST_IMAGES].concat();
+    deps::ensure(&needs, &|text| progress.say(text))?;
     let modules = artefacts::workspace()?.join("qemu-tests/upstream");
     let cache = upstream::cache_root()?;
     let built = upstream::ensure(&modules, &cache, &names(), progress)?;
@@ -60,7 +61,7 @@ pub fn build(of: &Artefacts, progress: &Progress) -> Result<Parts> {
     let programs = Programs {
         agnhost: path("agnhost")?,
         coredns: path("coredns")?,
-        busybox: debian::ensure(&cache)?.busybox,
+        busybox: testimages::busybox::ensure(&cache)?,
         pause: of.ours.join("kedge-pause"),
         etcd: of.programs.join("etcd"),
         sample_apiserver: path("sample-apiserver")?,

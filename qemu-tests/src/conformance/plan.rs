@@ -18,6 +18,8 @@ pub struct Selection {
     /// By upstream's label instead of by class.
     pub node_conformance: bool,
     pub shard: Option<Shard>,
+    /// Only these. Empty: no such limit.
+    pub names: &'static [&'static str],
 }
 
 /// The i-th of n, counted from 1.

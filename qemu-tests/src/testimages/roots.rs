@@ -84,7 +84,8 @@ pub fn directory(root: &Path, path: &str, mode: u32) -> Result<()> {
 /// Makes or replaces a link.
 pub fn link(root: &Path, path: &str, target: &str) -> Result<()> {
     let path = parent(root, path)?;
-    let _ = fs::remove_file(&path);
+    // What is there may be a file or an empty directory of a package; anything else is an error of the next call.
+    let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir(&path));
     symlink(target, &path).with_context(|| format!("link {} to {target}", path.display()))
 }
 
