@@ -13,6 +13,7 @@ mod fixtures;
 mod kit;
 mod lifecycle;
 mod machines;
+mod metrics;
 mod network;
 mod open;
 mod streams;
@@ -79,6 +80,7 @@ pub fn all() -> Vec<Story> {
     stories.extend(config::STORIES);
     stories.extend(lifecycle::STORIES);
     stories.extend(streams::STORIES);
+    stories.extend(metrics::STORIES);
     stories.extend(faults::STORIES);
     stories.extend(bad_input::STORIES);
     stories.extend(end::STORIES);
