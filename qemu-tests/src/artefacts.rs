@@ -162,6 +162,29 @@ fn cargo_build(root: &Path, profile: Profile) -> Result<PathBuf> {
     Ok(target_directory(root).join(TARGET).join(directory))
 }
 
+/// A program of ours for measuring, as released: `words` choose it for cargo, `directory` is where below the profile's cargo puts it.
+pub fn extra(name: &str, words: &[&str], directory: &str) -> Result<PathBuf> {
+    if let Some(finished) = std::env::var_os("KEDGE_RIG_PROGRAMS") {
+        return Ok(PathBuf::from(finished).join(name));
+    }
+    let root = workspace()?;
+    let arguments = [
+        &["build", "--quiet", "--release", "--target", TARGET],
+        words,
+    ]
+    .concat();
+    let status = Command::new(cargo())
+        .args(&arguments)
+        .current_dir(&root)
+        .status()
+        .context("run cargo")?;
+    if !status.success() {
+        bail!("cargo {} failed", arguments.join(" "));
+    }
+    let release = target_directory(&root).join(TARGET).join("release");
+    Ok(release.join(directory).join(name))
+}
+
 /// The cargo that runs us, or the one in PATH.
 pub fn cargo() -> PathBuf {
     std::env::var_os("CARGO").map_or_else(|| "cargo".into(), PathBuf::from)

@@ -11,7 +11,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -272,29 +271,11 @@ fn program(software: Software, cluster: &Cluster) -> Result<Vec<String>> {
 }
 
 fn build_example() -> Result<PathBuf> {
-    let root = artefacts::workspace()?;
-    let arguments = [
-        "build",
-        "--quiet",
-        "--release",
-        "--target",
-        artefacts::TARGET,
-        "-p",
-        "kedge",
-        "--example",
+    artefacts::extra(
         "proxy-only",
-    ];
-    let status = Command::new(artefacts::cargo())
-        .args(arguments)
-        .current_dir(&root)
-        .status()
-        .context("run cargo")?;
-    if !status.success() {
-        bail!("cargo {} failed", arguments.join(" "));
-    }
-    Ok(artefacts::target_directory(&root)
-        .join(artefacts::TARGET)
-        .join("release/examples/proxy-only"))
+        &["-p", "kedge", "--example", "proxy-only"],
+        "examples",
+    )
 }
 
 fn name(number: usize) -> String {

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -22,27 +21,7 @@ const STARTING: [&str; 3] = ["RunPodSandbox", "CreateContainer", "StartContainer
 
 /// The tracing program, built.
 pub fn build() -> Result<PathBuf> {
-    let root = artefacts::workspace()?;
-    let arguments = [
-        "build",
-        "--quiet",
-        "--release",
-        "--target",
-        artefacts::TARGET,
-        "-p",
-        "kedge-cri-trace",
-    ];
-    let status = Command::new(artefacts::cargo())
-        .args(arguments)
-        .current_dir(&root)
-        .status()
-        .context("run cargo")?;
-    if !status.success() {
-        bail!("cargo {} failed", arguments.join(" "));
-    }
-    Ok(artefacts::target_directory(&root)
-        .join(artefacts::TARGET)
-        .join("release/kedge-cri-trace"))
+    artefacts::extra("kedge-cri-trace", &["-p", "kedge-cri-trace"], "")
 }
 
 pub fn figures(lab: &Lab) -> Result<Figures> {
