@@ -33,6 +33,21 @@ pub struct Build {
     pub machine: Size,
 }
 
+impl Build {
+    /// Whether samples of both may stand in one table. A run of Kedge alone knows no upstream.
+    fn continues(&self, next: &Self) -> bool {
+        let upstream = match (&self.upstream, &next.upstream) {
+            (Some(old), Some(new)) => old == new,
+            _ => true,
+        };
+        let ours = Self {
+            upstream: next.upstream.clone(),
+            ..self.clone()
+        };
+        upstream && ours == *next
+    }
+}
+
 pub fn build_of(artefacts: &Artefacts, machine: Size) -> Result<Build> {
     let name = |path: &Path| {
         path.file_stem()
@@ -123,10 +138,12 @@ impl Store {
         let old: Option<Document> = fs::read(path)
             .ok()
             .and_then(|text| serde_json::from_slice(&text).ok());
+        let mut upstream = build.upstream.clone();
         let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
         let samples = match old {
-            Some(old) if old.build == build && !fresh => {
+            Some(old) if old.build.continues(&build) && !fresh => {
                 println!("{} samples of this build are kept", old.samples.len());
+                upstream = upstream.or(old.build.upstream);
                 old.samples
             }
             Some(_) => {
@@ -145,7 +162,7 @@ impl Store {
             path: path.to_owned(),
             document: Document {
                 command: format!("cargo rig {command}"),
-                build,
+                build: Build { upstream, ..build },
                 samples,
             },
         })
@@ -310,6 +327,12 @@ mod tests {
         let store = Store::open(&path, build("a"), false).unwrap();
         assert!(store.has(Measure::Memory, Software::Kedge, 1));
         assert!(!store.has(Measure::Memory, Software::Upstream, 1));
+        let with_upstream = Build {
+            upstream: Some("u".into()),
+            ..build("a")
+        };
+        let store = Store::open(&path, with_upstream, false).unwrap();
+        assert!(store.has(Measure::Memory, Software::Kedge, 1));
         let store = Store::open(&path, build("b"), false).unwrap();
         assert!(!store.has(Measure::Memory, Software::Kedge, 1));
         assert!(path.with_extension("old.json").is_file());
