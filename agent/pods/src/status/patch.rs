@@ -25,11 +25,25 @@ pub fn patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
             if !list.is_empty() {
                 changes.insert(key.clone(), Value::Array(list));
             }
-        } else if was != is {
+        } else if was.map(lean) != is.map(lean) {
             changes.insert(key.clone(), change(key, is));
         }
     }
     (!changes.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": changes}))
+}
+
+/// A value without what the API server writes for nothing: it stores `lastState: {}` where none was sent, and a status that
+/// only lacks that is not to be sent again.
+fn lean(value: &Value) -> Value {
+    let kept = |v: &Value| !v.is_null() && v.as_object().is_none_or(|map| !map.is_empty());
+    match value {
+        Value::Object(map) => {
+            let lean = map.iter().map(|(key, v)| (key.clone(), lean(v)));
+            Value::Object(lean.filter(|(_, v)| kept(v)).collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(lean).collect()),
+        other => other.clone(),
+    }
 }
 
 fn object(status: &PodStatus) -> Map<String, Value> {

@@ -563,3 +563,18 @@ fn a_resize_that_has_to_wait_says_why() {
     w.pending = None;
     assert_eq!(condition(&mut w, "PodResizePending"), None);
 }
+
+#[test]
+fn what_the_api_server_fills_in_is_not_sent_again() {
+    let mut w = World::new(r#""containers": [{"name": "c", "image": "i:1"}]"#);
+    w.settle();
+    let ours = w.status();
+    let mut stored = ours.clone();
+    let status = &mut stored.container_statuses.as_mut().unwrap()[0];
+    status.last_state = Some(Default::default());
+    status.resources = Some(Default::default());
+    assert_eq!(patch("uid-1", &stored, &ours), None);
+    let status = &mut stored.container_statuses.as_mut().unwrap()[0];
+    status.restart_count += 1;
+    assert!(patch("uid-1", &stored, &ours).is_some());
+}
