@@ -133,7 +133,8 @@ fn known_load(stage: &Stage) -> Result<()> {
     let sink = stage.pod(
         NAMESPACE,
         "sink",
-        json!({"command": ["sh", "-c", "nc -l -p 5000 | wc -c; sleep 1000000"]}),
+        // An end of its standard input would have nc hang up on the sender.
+        json!({"command": ["sh", "-c", "sleep 1000000 | nc -l -p 5000 | wc -c; sleep 1000000"]}),
         spec,
     )?;
     let mut spec = on_node(&node);

@@ -251,7 +251,10 @@ fn copy(stage: &Stage) -> Result<()> {
 }
 
 fn port_forward(stage: &Stage) -> Result<()> {
-    let container = json!({"image": AGNHOST, "args": ["netexec", "--http-port=8080"]});
+    // kubectl port-forward ends at the first connection that the pod refuses, so the server has to listen before.
+    let probe = json!({"httpGet": {"path": "/hostname", "port": 8080}, "periodSeconds": 1});
+    let container =
+        json!({"image": AGNHOST, "args": ["netexec", "--http-port=8080"], "readinessProbe": probe});
     let pod = stage.pod(NAMESPACE, "forwarded", container, on_node(&stage.node(3)?))?;
     stage.ready(&pod)?;
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
