@@ -38,6 +38,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_selection_is_these_names_and_no_others() {
+        let catalogue = Catalogue::committed().unwrap();
+        let selection = super::super::plan::Selection {
+            names: NAMES,
+            ..Default::default()
+        };
+        let chosen = super::super::plan::select(&catalogue, &selection).unwrap();
+        assert_eq!(chosen.len(), NAMES.len());
+    }
+
+    #[test]
     fn every_class_and_sig_is_there_and_no_test_has_to_run_alone() {
         let catalogue = Catalogue::committed().unwrap();
         let chosen: Vec<_> = NAMES

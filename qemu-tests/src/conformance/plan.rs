@@ -86,7 +86,9 @@ pub fn select<'a>(catalogue: &'a Catalogue, selection: &Selection) -> Result<Vec
         } else {
             selection.classes.contains(&test.class)
         };
+        let named = selection.names.is_empty() || selection.names.contains(&test.name.as_str());
         classes
+            && named
             && focus
                 .as_ref()
                 .is_none_or(|focus| focus.is_match(&test.name))
