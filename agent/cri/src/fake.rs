@@ -52,6 +52,8 @@ struct State {
     failures: Vec<(&'static str, Failure)>,
     execs: BTreeMap<String, v1::ExecSyncResponse>,
     journal: Vec<String>,
+    /// Calls so far, failed ones too.
+    calls: BTreeMap<&'static str, usize>,
 }
 
 impl Default for Fake {
@@ -153,6 +155,11 @@ impl Fake {
         self.inner.changed.notify_waiters();
     }
 
+    /// How often `operation` (the CRI's method name) was called so far.
+    pub fn calls(&self, operation: &str) -> usize {
+        self.state().calls.get(operation).copied().unwrap_or(0)
+    }
+
     /// The calls that changed something, one line each, since the last time this was asked.
     pub fn take_journal(&self) -> Vec<String> {
         std::mem::take(&mut self.state().journal)
@@ -251,6 +258,7 @@ impl Fake {
     async fn gate(&self, operation: &'static str, object: &str) -> Result<()> {
         let failure = {
             let mut state = self.state();
+            *state.calls.entry(operation).or_default() += 1;
             if state.down {
                 let text = "connection refused (fake is down)";
                 return Err(Error::new(operation, object, Kind::Unavailable, text));

@@ -122,6 +122,7 @@ impl Rig {
             poke: poke.clone(),
         };
         let worker = Worker::new(self.node.clone(), uid, mailbox);
+        let own = poke.clone();
         // What the observer does: tell the worker to look.
         let poking = tokio::spawn(async move {
             loop {
@@ -131,6 +132,7 @@ impl Rig {
         });
         Running {
             input: sender,
+            poke: own,
             task: tokio::spawn(worker.run()),
             poking,
         }
@@ -168,6 +170,7 @@ impl Rig {
 /// A worker under test.
 pub struct Running {
     input: watch::Sender<Arc<Input>>,
+    poke: Arc<Notify>,
     task: tokio::task::JoinHandle<()>,
     poking: tokio::task::JoinHandle<()>,
 }
@@ -178,6 +181,11 @@ impl Running {
         let mut input = self.input.borrow().as_ref().clone();
         change(&mut input);
         self.input.send_replace(Arc::new(input));
+    }
+
+    /// As the observer does when the runtime changed.
+    pub fn poke(&self) {
+        self.poke.notify_one();
     }
 
     /// Changes the pod object.

@@ -9,8 +9,12 @@
 //! jobs ──┘                     └─> sleep until the plan's or a probe's time
 //! ```
 //!
-//! Invariants: nothing is planned on an observation older than the last finished action; while the runtime is away nothing
-//! is planned at all, probes and status go on; one status patch at a time; the loop itself never waits for IO.
+//! Invariants: nothing is planned on an observation older than the last finished action that changed the runtime; while the
+//! runtime is away nothing is planned at all, probes and status go on; one status patch at a time; the loop itself never
+//! waits for IO.
+//!
+//! A look is four or more CRI calls, and the runtime announces each step of a pod's start while the action that causes it is
+//! under way. Such a poke is put off until that action's end, which looks anyway, or for [`PUT_OFF`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -64,6 +68,8 @@ pub struct Mailbox {
 
 /// How long after a failed look at the runtime the next one is.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How long a poke waits at most for the end of an action that is probably its cause.
+const PUT_OFF: Duration = Duration::from_secs(1);
 /// Without a reason the runtime is still looked at this often (±50 % per pod).
 const RESYNC: Duration = Duration::from_secs(60);
 
@@ -116,6 +122,8 @@ struct Look {
     again_at: Option<Instant>,
     /// When a look is due even if nothing is heard.
     resync_at: Option<Instant>,
+    /// A poke came during an action: when it is looked at even if the action has not ended.
+    put_off: Option<Instant>,
 }
 
 /// When payload volumes are brought up to date.
@@ -177,7 +185,7 @@ impl Worker {
                 }
                 // New facts about the node (its addresses) show in statuses.
                 Ok(()) = self.facts.changed() => {}
-                () = self.mailbox.poke.notified() => self.look.wanted = true,
+                () = self.mailbox.poke.notified() => self.on_poke(),
                 Some(done) = self.jobs.join_next() => {
                     // An abandoned job reports that it was cancelled; its key was dropped when it was.
                     if let Ok(job) = done {
@@ -213,7 +221,7 @@ impl Worker {
         let facts = self.node.facts();
         self.begin_look();
         let mut wake = Instant::now() + RESYNC * 2;
-        for at in [self.look.again_at, self.look.resync_at]
+        for at in [self.look.again_at, self.look.resync_at, self.look.put_off]
             .into_iter()
             .flatten()
         {

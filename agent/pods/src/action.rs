@@ -154,21 +154,29 @@ impl Action {
     }
 
     pub fn class(&self) -> Class {
+        self.key().class()
+    }
+}
+
+impl ActionKey {
+    pub fn class(&self) -> Class {
         match self {
-            Action::Prepare
-            | Action::PullImage { .. }
-            | Action::RunHook { .. }
-            | Action::KillContainer { .. } => Class::Interruptible,
-            Action::CreateSandbox { .. }
-            | Action::StopSandbox { .. }
-            | Action::RemoveSandbox { .. }
-            | Action::StartContainer { .. }
-            | Action::Resize { .. }
-            | Action::RemoveContainer { .. }
-            | Action::CleanUp
-            | Action::Finish
-            | Action::Forget => Class::Whole,
+            Self::Prepare | Self::Pull(_) | Self::Hook(..) | Self::Kill(_) => Class::Interruptible,
+            Self::CreateSandbox
+            | Self::StopSandbox(_)
+            | Self::RemoveSandbox(_)
+            | Self::Start(_)
+            | Self::Resize(_)
+            | Self::Remove(_)
+            | Self::CleanUp
+            | Self::Finish
+            | Self::Forget => Class::Whole,
         }
+    }
+
+    /// Whether the runtime looks the same after it: then what was observed before still holds.
+    pub fn spares_the_runtime(&self) -> bool {
+        matches!(self, Self::Prepare | Self::Pull(_))
     }
 }
 

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kedge_pods::action::{ActionKey, Outcome};
+use kedge_pods::action::{ActionKey, Class, Outcome};
 use kedge_pods::observed::{Leftovers, ObservedPod};
 use kedge_pods::pod::Inputs;
 use kedge_pods::probe;
 use kedge_pods::resolve::Reason;
 use tokio::time::Instant;
 
-use super::{Input, LOOK_AGAIN, RESYNC, Worker};
+use super::{Input, LOOK_AGAIN, PUT_OFF, RESYNC, Worker};
 use crate::execute::{self, Messages, Refreshed};
 use crate::meters;
 use crate::node::{Node, jitter};
@@ -41,7 +41,10 @@ impl Worker {
     /// Looks at the runtime if there is a reason to and no look is under way.
     pub(super) fn begin_look(&mut self) {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= Instant::now());
-        if due(self.look.again_at) || due(self.look.resync_at) {
+        if [self.look.again_at, self.look.resync_at, self.look.put_off]
+            .into_iter()
+            .any(due)
+        {
             self.look.wanted = true;
         }
         if self.look.busy || !self.look.wanted {
@@ -49,6 +52,7 @@ impl Worker {
         }
         self.look.busy = true;
         self.look.wanted = false;
+        self.look.put_off = None;
         self.look.ends_at_begin = self.look.ends;
         let resync = RESYNC.mul_f64(0.5 + jitter(&self.uid));
         self.look.resync_at = Some(Instant::now() + resync);
@@ -57,6 +61,17 @@ impl Worker {
         let known = self.messages.clone();
         self.jobs
             .spawn(async move { Job::Looked(look(&node, &uid, &known).await) });
+    }
+
+    /// The runtime changed, perhaps by what this worker does to it just now.
+    pub(super) fn on_poke(&mut self) {
+        if self.actions.keys().any(|key| key.class() == Class::Whole) {
+            self.look
+                .put_off
+                .get_or_insert_with(|| Instant::now() + PUT_OFF);
+        } else {
+            self.look.wanted = true;
+        }
     }
 
     pub(super) fn on_job(&mut self, job: Job) {
@@ -93,9 +108,15 @@ impl Worker {
     }
 
     fn on_action(&mut self, id: u64, key: ActionKey, outcome: Outcome) {
-        // Whatever it was, the runtime may look different now.
-        self.look.wanted = true;
-        self.look.ends += 1;
+        let done = !matches!(outcome, Outcome::Failed { .. });
+        // A look under way began before the end of a preparation and may not have seen what it made.
+        if done && key.spares_the_runtime() && !self.look.busy {
+            self.expect_leftovers(&key);
+        } else {
+            // Whatever it was, the runtime may look different now.
+            self.look.wanted = true;
+            self.look.ends += 1;
+        }
         if self.actions.get(&key).is_none_or(|(known, _)| *known != id) {
             return;
         }
@@ -106,7 +127,6 @@ impl Worker {
         if let Outcome::Failed { reason, message } = &outcome {
             tracing::info!(uid = self.uid, ?key, reason, message, "action failed");
         }
-        let done = !matches!(outcome, Outcome::Failed { .. });
         if key == ActionKey::Prepare && done {
             let first = self.node.settings.volume_refresh;
             self.refresh.at = Some(Instant::now() + first.mul_f64(0.5 + jitter(&self.uid) / 2.0));
@@ -127,6 +147,16 @@ impl Worker {
         };
         let events = self.memory.finished(&inputs, &key, outcome, now);
         self.node.events(&input.pod, &self.uid, events);
+    }
+
+    /// What a preparation makes is known without a look: a pod that ends right after it is still cleaned up.
+    fn expect_leftovers(&mut self, key: &ActionKey) {
+        if *key == ActionKey::Prepare {
+            Arc::make_mut(&mut self.observed).leftovers = Leftovers {
+                volumes: true,
+                cgroup: self.node.cgroups.is_some(),
+            };
+        }
     }
 
     fn on_probe(&mut self, run: &probe::Run, answer: probe::Answer) {
