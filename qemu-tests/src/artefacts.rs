@@ -94,6 +94,7 @@ pub enum Profile {
 pub fn build(profile: Profile, progress: &Progress) -> Result<Artefacts> {
     let root = workspace()?;
     deps::ensure(deps::NEEDS, &|text| progress.say(text))?;
+    deps::ensure_targets(&root, &[TARGET], &|text| progress.say(text))?;
     let cache = upstream::cache_root()?;
     let built = upstream::ensure(
         &root.join("qemu-tests/upstream"),

@@ -1,7 +1,8 @@
 //! What the rig needs of the host: a table of Debian packages, how to see that each is there, and the way to install the rest.
 //!
 //! In: a table. Out: what is missing; after [`ensure`], nothing. Other distributions get the list of files and programs and install
-//! them their own way. Go and Rust are absent: `upstream` checks Go, and who runs this has Rust.
+//! them their own way. Go and Rust are absent: `upstream` checks Go, and who runs this has Rust; its libraries for other targets are
+//! fetched by [`ensure_targets`].
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -228,9 +229,61 @@ pub fn ensure<'a>(needs: impl IntoIterator<Item = &'a Need>, say: &dyn Fn(&str))
     Ok(())
 }
 
+/// Sees that the workspace's toolchain has the standard library for these targets. rust-toolchain.toml names them, but rustup fetches
+/// them by itself only while it is allowed to (`RUSTUP_AUTO_INSTALL=0` forbids it).
+pub fn ensure_targets(root: &Path, targets: &[&str], say: &dyn Fn(&str)) -> Result<()> {
+    let output = Command::new("rustc")
+        .args(["--print", "sysroot"])
+        .current_dir(root)
+        .output()
+        .context("run rustc --print sysroot")?;
+    if !output.status.success() {
+        let words = String::from_utf8_lossy(&output.stderr);
+        bail!("rustc --print sysroot: {}: {}", output.status, words.trim());
+    }
+    let sysroot = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    let absent = absent_targets(&sysroot, targets);
+    if absent.is_empty() {
+        return Ok(());
+    }
+    let line = format!("rustup target add {}", absent.join(" "));
+    say(&format!("missing on this machine; running: {line}"));
+    let added = Command::new("rustup")
+        .args(["target", "add"])
+        .args(&absent)
+        .current_dir(root)
+        .status();
+    let still = absent_targets(&sysroot, targets);
+    match added {
+        Ok(status) if status.success() && still.is_empty() => Ok(()),
+        Ok(status) => bail!("{line}: {status}; still missing: {}", still.join(" ")),
+        Err(error) => bail!(
+            "{line}: {error}; without rustup, install Rust's standard library for these targets as your toolchain's makers say"
+        ),
+    }
+}
+
+fn absent_targets<'a>(sysroot: &Path, targets: &[&'a str]) -> Vec<&'a str> {
+    let libraries = sysroot.join("lib/rustlib");
+    let absent = |target: &&&str| !libraries.join(target).join("lib").is_dir();
+    targets.iter().filter(absent).copied().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_target_is_there_when_its_libraries_are() {
+        let sysroot = tempfile::TempDir::new().unwrap();
+        let lib = sysroot
+            .path()
+            .join("lib/rustlib/aarch64-unknown-linux-musl/lib");
+        let targets = ["x86_64-unknown-linux-musl", "aarch64-unknown-linux-musl"];
+        assert_eq!(absent_targets(sysroot.path(), &targets), targets);
+        std::fs::create_dir_all(lib).unwrap();
+        assert_eq!(absent_targets(sysroot.path(), &targets), targets[..1]);
+    }
 
     const A: Need = program("a-tools", "kedge-no-such-a", "test");
     const B: Need = file("b-dev", "/nonexistent/b.h", "header");

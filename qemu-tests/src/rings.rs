@@ -71,6 +71,7 @@ pub fn lints() -> Result<Tally> {
 pub fn unit() -> Result<Tally> {
     let root = workspace()?;
     deps::ensure(deps::CI_NEEDS, &|text| println!("{text}"))?;
+    deps::ensure_targets(&root, &[artefacts::TARGET, ARM], &|text| println!("{text}"))?;
     let mut tally = counted(
         "tests",
         cargo_command(&root, &["test", "--workspace", "--no-fail-fast"]),
