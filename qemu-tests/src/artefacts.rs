@@ -43,6 +43,9 @@ pub struct Artefacts {
     /// The program that times CRI calls, for nodes that shall have it.
     #[serde(default)]
     pub trace: Option<PathBuf>,
+    /// A DATA volume with images on it ([`crate::baked`]), for nodes that shall begin with them.
+    #[serde(default)]
+    pub images_on: Option<PathBuf>,
 }
 
 impl Artefacts {
@@ -130,6 +133,7 @@ pub fn build(profile: Profile, progress: &Progress) -> Result<Artefacts> {
         images,
         twin: None,
         trace: None,
+        images_on: None,
     })
 }
 

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::api::{self, Api, text_at};
 use crate::artefacts::Artefacts;
+use crate::baked;
 use crate::controlplane::bootstrap::Token;
 use crate::controlplane::last_lines;
 use crate::dirs::Dirs;
@@ -258,14 +259,22 @@ impl Cluster {
         Ok(vm)
     }
 
-    /// Makes the files of a machine: a sparse copy of the image, the seed, the probe volume. `config` is the seed's text.
+    /// Makes the files of a machine: a sparse copy of the image (or a disk over the one all share), the seed, the probe volume. `config` is
+    /// the seed's text.
     pub fn prepare(&self, name: &str, index: u8, config: &str) -> Result<Vm> {
         let directory = self.dirs.vm(name);
         fs::create_dir_all(&directory)
             .with_context(|| format!("make directory {}", directory.display()))?;
         let image = &self.description.artefacts.image;
-        let disk = directory.join("disk.img");
-        copy_sparse(&image.join(kedge_image::DISK), &disk)?;
+        let disk = if self.description.artefacts.images_on.is_some() {
+            let disk = directory.join("disk.qcow2");
+            baked::overlay(&self.dirs.shared_disk(), &disk)?;
+            disk
+        } else {
+            let disk = directory.join("disk.img");
+            copy_sparse(&image.join(kedge_image::DISK), &disk)?;
+            disk
+        };
         let seed = directory.join("seed.img");
         seed::write(&seed, config)?;
         let disks = vec![disk, seed];
@@ -330,7 +339,7 @@ fn description_path(dirs: &Dirs) -> PathBuf {
 }
 
 /// A copy that keeps holes, shared where the file system can.
-fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
     let output = Command::new("cp")
         .args(["--sparse=always", "--reflink=auto"])
         .arg(from)

@@ -20,7 +20,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 
-use crate::artefacts;
+use crate::artefacts::{self, Artefacts};
 use crate::cluster::Cluster;
 use crate::progress::Progress;
 use catalogue::{Catalogue, Test};
@@ -34,10 +34,15 @@ use table::Counts;
 /// Nodes of a conformance cluster: images of tests are larger than those of stories, and a dozen pods run at once.
 pub const MEMORY_MIB: u32 = 1536;
 
+/// Where journals are committed, each named after its build.
+const KEPT: &str = "qemu-tests/results/conformance";
+
 #[derive(Debug, Clone)]
 pub struct Options {
     pub selection: Selection,
     pub resume: bool,
+    /// With `resume`: tests that failed are run once more, and their table says so.
+    pub again: bool,
     pub procs: usize,
     /// `kedge` or `upstream`: what the nodes must run.
     pub node_software: String,
@@ -99,12 +104,19 @@ pub fn run(
     let root = artefacts::target_directory(&artefacts::workspace()?).join("conformance");
     let directory = root.join(build.id());
     let mut journal = if options.resume {
+        fetch_kept(&directory, &build)?;
         Journal::resume(&directory, &build)?
     } else {
         Journal::create(&directory, &build)?
     };
     progress.say(&format!("results: {}", directory.display()));
-    let done: BTreeSet<String> = journal.outcomes.keys().cloned().collect();
+    let decided = |outcome: &&report::Outcome| !(options.again && outcome.state == State::Failed);
+    let done: BTreeSet<String> = journal
+        .outcomes
+        .values()
+        .filter(decided)
+        .map(|outcome| outcome.name.clone())
+        .collect();
     let judge = Judge {
         cluster,
         parts,
@@ -120,6 +132,21 @@ pub fn run(
         }
     }
     finish(&root, &directory, build, &tests, &journal, options)
+}
+
+/// A run takes hours and a machine may be gone before it ends: journals that were committed are gone on with on another.
+fn fetch_kept(directory: &Path, build: &Build) -> Result<()> {
+    let kept = artefacts::workspace()?
+        .join(KEPT)
+        .join(format!("{}.jsonl", build.id()));
+    let journal = directory.join(results::JOURNAL);
+    if journal.exists() || !kept.is_file() {
+        return Ok(());
+    }
+    fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
+    fs::copy(&kept, &journal)
+        .with_context(|| format!("copy {} to {}", kept.display(), journal.display()))?;
+    Ok(())
 }
 
 fn finish(
@@ -157,6 +184,7 @@ fn finish(
     fs::write(&junit, result.junit(&summary.build.id()))
         .with_context(|| format!("write {}", junit.display()))?;
     print!("{}\n{}", result.failures(), result.table());
+    print!("{}", result.passed_later());
     println!(
         "build {} ({}), load {}",
         summary.build.id(),
@@ -180,6 +208,7 @@ fn build(cluster: &Cluster, parts: &Parts, node_software: &str) -> Result<Build>
             .map(|name| name.to_string_lossy().into_owned())
             .with_context(|| format!("{} has no name", path.display()))
     };
+    let artefacts = &cluster.description.artefacts;
     let versions = judge::versions(cluster)?;
     for (node, version) in &versions {
         let software = if version.contains("+kedge") {
@@ -200,14 +229,29 @@ fn build(cluster: &Cluster, parts: &Parts, node_software: &str) -> Result<Build>
         version: version.clone(),
         image: match &cluster.description.artefacts.twin {
             Some(volume) if node_software == "upstream" => {
-                let image = name(&cluster.description.artefacts.image)?;
-                format!("{image}+{}", name(volume)?)
+                format!("{}+{}", without_agent(artefacts)?, name(volume)?)
             }
-            _ => name(&cluster.description.artefacts.image)?,
+            _ => name(&artefacts.image)?,
         },
         test_images: name(&parts.images)?,
         suite: suite.trim_start_matches("e2e.test-").to_owned(),
     })
+}
+
+/// What a node with upstream's software has of the image: kernel, init, containerd, runc. Our agent is not started there, so that a new one
+/// leaves these results as they are.
+fn without_agent(artefacts: &Artefacts) -> Result<String> {
+    let root = artefacts::workspace()?.join("image/src/root");
+    artefacts::image_key(&[
+        artefacts.image.join(kedge_image::KERNEL),
+        // Init and the modules are in it.
+        artefacts.image.join(kedge_image::INITRAMFS),
+        artefacts.product.join("containerd"),
+        artefacts.product.join("containerd-shim-runc-v2"),
+        artefacts.product.join("runc"),
+        root.join("containerd.toml"),
+        root.join("services"),
+    ])
 }
 
 /// Tests that any recorded run on the upstream node skipped, by the same suite.

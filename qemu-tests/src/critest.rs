@@ -270,6 +270,7 @@ mod tests {
     #[test]
     fn the_table_counts_by_group_and_failures_have_their_words() {
         let outcome = |name: &str, state| Outcome {
+            failed_before: 0,
             name: name.into(),
             state,
             seconds: 2.0,

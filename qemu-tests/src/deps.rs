@@ -99,6 +99,11 @@ pub const BENCH_NEEDS: &[Need] = &[
 /// For the images of upstream's tests on top.
 pub const TEST_IMAGES: &[Need] = &[
     program("make", "make", "compiles busybox"),
+    program(
+        "qemu-utils",
+        "qemu-img",
+        "machines share a disk that has the images",
+    ),
     program("bzip2", "bzip2", "busybox's source is packed with it"),
 ];
 

@@ -81,6 +81,11 @@ impl Dirs {
         self.logs().join("supervisor.log")
     }
 
+    /// What the disks of all machines begin with, where images are on it.
+    pub fn shared_disk(&self) -> PathBuf {
+        self.root.join("shared.img")
+    }
+
     pub fn vm(&self, name: &str) -> PathBuf {
         self.root.join("vms").join(name)
     }
@@ -100,7 +105,12 @@ impl Dirs {
         ] {
             remove(&old)?;
         }
-        for file in [self.run(), self.control(), self.kubeconfig()] {
+        for file in [
+            self.run(),
+            self.control(),
+            self.kubeconfig(),
+            self.shared_disk(),
+        ] {
             remove(&file)?;
         }
         for new in [

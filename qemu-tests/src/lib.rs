@@ -9,6 +9,7 @@ pub mod accel;
 pub mod api;
 pub mod approver;
 pub mod artefacts;
+pub mod baked;
 pub mod bench;
 pub mod cluster;
 pub mod conformance;

@@ -204,6 +204,9 @@ pub struct ConformanceArgs {
     /// Go on where an interrupted run of this build stopped.
     #[arg(long)]
     resume: bool,
+    /// Go on as well, and run those again that failed; the table says which passed only then.
+    #[arg(long)]
+    again: bool,
     /// Only the I-th of N parts.
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,

@@ -28,7 +28,7 @@ pub struct Vm {
     pub kernel: PathBuf,
     pub initrd: PathBuf,
     pub append: String,
-    /// Raw images in order: the node's disk, its seed.
+    /// In order: the node's disk, its seed. Raw images, but for those called `.qcow2`.
     pub disks: Vec<PathBuf>,
     /// Raw images after those, which several machines may share.
     pub read_only_disks: Vec<PathBuf>,
@@ -75,8 +75,9 @@ impl Vm {
             add(
                 "-drive",
                 format!(
-                    "file={},format=raw,if=virtio,cache=unsafe,id=disk{number}{flag}",
-                    escape(disk)
+                    "file={},format={},if=virtio,cache=unsafe,id=disk{number}{flag}",
+                    escape(disk),
+                    format_of(disk)
                 ),
             );
         }
@@ -106,6 +107,13 @@ impl Vm {
         }
         out.extend(["-nodefaults", "-display", "none"].map(str::to_owned));
         out
+    }
+}
+
+fn format_of(disk: &Path) -> &'static str {
+    match disk.extension() {
+        Some(extension) if extension == "qcow2" => "qcow2",
+        _ => "raw",
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::artefacts::{self, Profile, cargo, workspace};
+use crate::baked;
 use crate::cluster::{Cluster, Size};
 use crate::conformance::{self, ci};
 use crate::dirs::Dirs;
@@ -140,8 +141,10 @@ fn shard(dirs: &Dirs) -> Result<conformance::table::Counts> {
     if client.running().is_some() {
         client.stop()?;
     }
-    let artefacts = artefacts::build(Profile::Story, &progress)?;
+    let mut artefacts = artefacts::build(Profile::Story, &progress)?;
     let parts = conformance::parts::build(&artefacts, &progress)?;
+    // Pulling them all takes longer than the shard needs to pull its few.
+    artefacts.images_on = baked::cached(&artefacts, &parts.images)?;
     let options = up::Options {
         size: Size {
             memory_mib: conformance::MEMORY_MIB,
@@ -157,6 +160,7 @@ fn shard(dirs: &Dirs) -> Result<conformance::table::Counts> {
             ..conformance::plan::Selection::default()
         },
         resume: false,
+        again: false,
         procs: 4,
         node_software: "kedge".to_owned(),
         baseline: None,

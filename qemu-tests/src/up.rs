@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::api::{self, Api, text_at};
 use crate::artefacts::Artefacts;
+use crate::baked;
 use crate::cluster::{Cluster, Description, Size};
 use crate::controlplane::bootstrap::{self, NODE_PROXIER, Token};
 use crate::controlplane::plan::{PORT, SERVER};
@@ -123,6 +124,11 @@ pub fn control_plane(
     bootstrap(&cluster)?;
     if options.probe {
         probe_volume(dirs, artefacts)?;
+    }
+    if let Some(volume) = &artefacts.images_on {
+        let image = artefacts.image.join(kedge_image::DISK);
+        baked::compose(&image, volume, &dirs.shared_disk())
+            .context("make the disk that all machines share")?;
     }
     step.done();
     Ok((cluster, holder))

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use kedge_qemu_tests::artefacts::{self, Profile};
+use kedge_qemu_tests::baked;
 use kedge_qemu_tests::cluster::{Cluster, Size};
 use kedge_qemu_tests::conformance::catalogue::Catalogue;
 use kedge_qemu_tests::conformance::parts::{self, Parts};
@@ -50,7 +51,8 @@ pub fn conformance(args: ConformanceArgs) -> Result<ExitCode> {
     let ground = Ground::find(mix, &progress)?;
     let options = conformance::Options {
         selection,
-        resume: args.resume,
+        resume: args.resume || args.again,
+        again: args.again,
         procs: args.procs.into(),
         node_software: name.to_owned(),
         baseline: args.baseline,
@@ -111,6 +113,8 @@ impl Ground {
             twin::ensure(&mut artefacts, progress)?;
         }
         let parts = parts::build(&artefacts, progress)?;
+        progress.add(baked::STEPS);
+        artefacts.images_on = Some(baked::ensure(&dirs, &artefacts, &parts.images, progress)?);
         let options = up::Options {
             software,
             size: Size {

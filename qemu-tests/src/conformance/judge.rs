@@ -172,6 +172,7 @@ impl Judge<'_> {
             pass.procs,
             log.display()
         ));
+        journal.begin(&pass.names);
         let request = Request::Run {
             argv: self.words(pass, &report)?,
             env: Vec::new(),

@@ -34,6 +34,14 @@ pub struct Outcome {
     /// `file:line` of the assertion.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub place: String,
+    /// How often it failed on this build before it was run again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failed_before: u32,
+}
+
+/// serde passes a reference.
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A spec of the suite's own list.
@@ -183,6 +191,7 @@ fn outcome(spec: &Spec) -> Option<Outcome> {
         .map(|location| place(&location.file_name, location.line_number))
         .unwrap_or_default();
     Some(Outcome {
+        failed_before: 0,
         name: spec.name(),
         state,
         seconds: spec.run_time / 1e9,
@@ -264,6 +273,7 @@ fn block(lines: &[String], resolve: &impl Fn(&str) -> Option<String>) -> Option<
     let mark = match state {
         State::Passed => {
             return Some(Outcome {
+                failed_before: 0,
                 name,
                 state,
                 seconds,
@@ -291,6 +301,7 @@ fn block(lines: &[String], resolve: &impl Fn(&str) -> Option<String>) -> Option<
         })
         .unwrap_or_default();
     Some(Outcome {
+        failed_before: 0,
         name,
         state,
         seconds,

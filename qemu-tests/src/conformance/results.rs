@@ -50,6 +50,8 @@ pub struct Journal {
     path: PathBuf,
     file: File,
     pub outcomes: BTreeMap<String, Outcome>,
+    /// Failures of earlier passes, by test.
+    failed: BTreeMap<String, u32>,
 }
 
 impl Journal {
@@ -71,6 +73,7 @@ impl Journal {
             path,
             file,
             outcomes: BTreeMap::new(),
+            failed: BTreeMap::new(),
         })
     }
 
@@ -103,11 +106,26 @@ impl Journal {
             path,
             file,
             outcomes,
+            failed: BTreeMap::new(),
         })
     }
 
-    /// Writes an outcome down. The last word about a test counts.
+    /// Tests are about to run: a verdict that they have already is one of an earlier pass.
+    pub fn begin(&mut self, names: &[String]) {
+        for name in names {
+            if let Some(old) = self.outcomes.get(name) {
+                let failed = old.failed_before + u32::from(old.state == State::Failed);
+                self.failed.insert(name.clone(), failed);
+            }
+        }
+    }
+
+    /// Writes an outcome down. The last word about a test counts, and how often it failed before stays with it.
     pub fn add(&mut self, outcome: &Outcome) -> Result<()> {
+        let outcome = &Outcome {
+            failed_before: self.failed.get(&outcome.name).copied().unwrap_or(0),
+            ..outcome.clone()
+        };
         if self.outcomes.get(&outcome.name) == Some(outcome) {
             return Ok(());
         }
@@ -209,6 +227,7 @@ pub(super) mod tests {
 
     pub fn outcome(name: &str, state: State) -> Outcome {
         Outcome {
+            failed_before: 0,
             name: name.into(),
             state,
             seconds: 1.5,
@@ -254,6 +273,31 @@ pub(super) mod tests {
         assert!(error.to_string().contains("another build"), "{error}");
         let journal = Journal::create(directory.path(), &build("j")).unwrap();
         assert!(journal.outcomes.is_empty());
+    }
+
+    #[test]
+    fn a_test_that_is_run_again_keeps_count_of_its_failures() {
+        let directory = tempfile::tempdir().unwrap();
+        let names = ["one".to_owned(), "two".to_owned()];
+        let mut journal = Journal::create(directory.path(), &build("i")).unwrap();
+        journal.begin(&names);
+        // The log says it while the test runs, the report at the end once more.
+        journal.add(&outcome("one", State::Failed)).unwrap();
+        journal.add(&outcome("one", State::Failed)).unwrap();
+        journal.add(&outcome("two", State::Passed)).unwrap();
+        let mut journal = Journal::resume(directory.path(), &build("i")).unwrap();
+        journal.begin(&names[..1]);
+        journal.add(&outcome("one", State::Passed)).unwrap();
+        journal.add(&outcome("one", State::Passed)).unwrap();
+        let journal = Journal::resume(directory.path(), &build("i")).unwrap();
+        let seen = |name: &str| {
+            (
+                journal.outcomes[name].state,
+                journal.outcomes[name].failed_before,
+            )
+        };
+        assert_eq!(seen("one"), (State::Passed, 1));
+        assert_eq!(seen("two"), (State::Passed, 0));
     }
 
     #[test]

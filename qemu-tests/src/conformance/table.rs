@@ -131,6 +131,32 @@ impl Result<'_> {
         out
     }
 
+    /// Tests whose pass is not their first verdict on this build.
+    pub fn passed_later(&self) -> String {
+        let later: Vec<&Outcome> = self
+            .tests
+            .iter()
+            .filter_map(|test| self.outcomes.get(&test.name))
+            .filter(|outcome| outcome.state == State::Passed && outcome.failed_before > 0)
+            .collect();
+        if later.is_empty() {
+            return String::new();
+        }
+        let mut out = format!(
+            "{} of the passed had failed before on this build:\n",
+            later.len()
+        );
+        for outcome in later {
+            let times = if outcome.failed_before == 1 {
+                "once"
+            } else {
+                "more than once"
+            };
+            let _ = writeln!(out, "  {} ({times})", outcome.name);
+        }
+        out
+    }
+
     /// JUnit's format, one case per test.
     pub fn junit(&self, suite: &str) -> String {
         let counts = self.counts();
