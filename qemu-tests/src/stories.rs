@@ -16,6 +16,7 @@ mod machines;
 mod metrics;
 mod network;
 mod open;
+mod storage;
 mod streams;
 
 use std::io::Write;
@@ -81,6 +82,7 @@ pub fn all() -> Vec<Story> {
     stories.extend(lifecycle::STORIES);
     stories.extend(streams::STORIES);
     stories.extend(metrics::STORIES);
+    stories.extend(storage::STORIES);
     stories.extend(faults::STORIES);
     stories.extend(bad_input::STORIES);
     stories.extend(end::STORIES);

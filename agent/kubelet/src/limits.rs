@@ -1,24 +1,42 @@
-//! Local storage limits: `emptyDir.sizeLimit` and `limits.ephemeral-storage`, looked at every minute.
+//! Local storage limits: `emptyDir.sizeLimit` and `limits.ephemeral-storage`.
 //!
 //! In: running pods, sizes of directories, the runtime's count of writable layers. Out: [`Eviction`]s. Memory-backed volumes are limited
 //! by their tmpfs. Absent: node pressure (its own issue).
+//!
+//! # How often, and what is believed
+//!
+//! | look | every | at what |
+//! | --- | --- | --- |
+//! | counts | 10 s (upstream's interval) | emptyDirs that the kernel counts by project: three calls each |
+//! | all | 60 s | writable layers, logs and volumes; walks what is not counted |
+//! | walk | 5 min | the same, and walks what is counted too |
+//!
+//! While no limited pod has a counted volume, there is nothing to do every ten seconds, and the loop sleeps for a minute. A count can be
+//! forged by whoever owns files ([`crate::volumes`], module `project`): a pod that is over its limit by a count is walked before it is
+//! evicted, and when the walk disagrees its counts are not looked at any more; a pod that makes its own count small is found by the walk.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
+use kedge_pods::pod;
 use kedge_pods::quantity::{self, Amount};
-use kedge_pods::{logs, pod, volume};
 use kedge_tasks::{Next, Registry, Stop};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::handle::PodView;
 use crate::meters;
 use crate::node::Node;
 
-const EVERY: Duration = Duration::from_secs(60);
+mod measure;
+
+pub use measure::Usage;
+
+const COUNTS: Duration = Duration::from_secs(10);
+const ALL: Duration = Duration::from_secs(60);
+const WALK: Duration = Duration::from_secs(300);
 const STORAGE: &str = "ephemeral-storage";
 
 /// A pod that used more than it may.
@@ -28,13 +46,38 @@ pub struct Eviction {
     pub message: String,
 }
 
-/// What one pod uses, in bytes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// By volume name: disk-backed emptyDirs.
-    pub volumes: BTreeMap<String, u64>,
-    /// By container name: writable layer and logs.
-    pub containers: BTreeMap<String, u64>,
+/// How closely to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    Counts,
+    All,
+    Walk,
+}
+
+/// What is remembered between looks; a restart may forget it.
+#[derive(Debug, Default)]
+struct Looks {
+    /// When everything, and when every directory, was looked at.
+    all: Option<Instant>,
+    walk: Option<Instant>,
+    /// Pods whose counts a walk did not confirm, by uid.
+    doubted: BTreeSet<String>,
+}
+
+impl Looks {
+    /// The look that is due. The first walk comes an interval after the start, which has enough to do.
+    fn next(&mut self, now: Instant) -> Look {
+        let due = |last: Option<Instant>, every| last.is_none_or(|at| now >= at + every);
+        if due(Some(*self.walk.get_or_insert(now)), WALK) {
+            (self.walk, self.all) = (Some(now), Some(now));
+            return Look::Walk;
+        }
+        if due(self.all, ALL) {
+            self.all = Some(now);
+            return Look::All;
+        }
+        Look::Counts
+    }
 }
 
 /// Runs until `stop`.
@@ -44,41 +87,110 @@ pub async fn run(
     registry: Registry,
     stop: Stop,
 ) {
+    let looks: Arc<Mutex<Looks>> = Arc::default();
     let once = |_| {
-        let (node, evictions) = (node.clone(), evictions.clone());
-        async move {
-            let mut found = 0;
-            let limited: Vec<Arc<PodView>> = node
-                .views
-                .borrow()
-                .values()
-                .filter(|view| view.observed.may_run() && is_limited(&view.pod))
-                .cloned()
-                .collect();
-            if limited.is_empty() {
-                return Next::ok("", Some(EVERY));
-            }
-            let layers = match layers(&node).await {
-                Ok(layers) => layers,
-                Err(error) => return Next::failed(error, EVERY),
-            };
-            for view in limited {
-                let usage = match measure(&node, &view, &layers).await {
-                    Ok(usage) => usage,
-                    Err(error) => return Next::failed(error, EVERY),
-                };
-                if let Some(message) = exceeded(&view.pod, &usage) {
-                    found += 1;
-                    let signal = meters::limit_signal(&message);
-                    node.meters.count(&meters::EVICTIONS, &[signal]);
-                    let uid = pod::uid(&view.pod).to_owned();
-                    let _ = evictions.send(Eviction { uid, message }).await;
-                }
-            }
-            Next::ok(format!("{found} over their limit"), Some(EVERY))
-        }
+        let (node, evictions, looks) = (node.clone(), evictions.clone(), looks.clone());
+        async move { look(&node, &looks, &evictions).await }
     };
     kedge_tasks::reconcile("limits", registry, stop, std::future::pending, once).await;
+}
+
+async fn look(node: &Node, looks: &Mutex<Looks>, evictions: &mpsc::Sender<Eviction>) -> Next {
+    let limited: Vec<Arc<PodView>> = node
+        .views
+        .borrow()
+        .values()
+        .filter(|view| view.observed.may_run() && is_limited(&view.pod))
+        .cloned()
+        .collect();
+    let (due, doubted) = {
+        let mut looks = looks.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_there = |uid: &String| limited.iter().any(|v| pod::uid(&v.pod) == uid);
+        looks.doubted.retain(is_there);
+        if limited.is_empty() {
+            return Next::ok("", Some(ALL));
+        }
+        (looks.next(Instant::now()), looks.doubted.clone())
+    };
+    let layers = match due {
+        Look::Counts => Ok(measure::Layers::new()),
+        Look::All | Look::Walk => measure::layers(node).await,
+    };
+    let layers = match layers {
+        Ok(layers) => layers,
+        Err(error) => return Next::failed(error, ALL),
+    };
+    let (mut over, mut counts, mut failure) = (0, false, None);
+    for view in limited {
+        let uid = pod::uid(&view.pod);
+        let doubt = doubted.contains(uid);
+        let usage = match due {
+            Look::Counts if doubt => continue,
+            Look::Counts => measure::counted(node, &view).await,
+            Look::All | Look::Walk => {
+                measure::all(node, &view, &layers, doubt || due == Look::Walk).await
+            }
+        };
+        let found = match usage {
+            Ok(usage) => {
+                counts |= !usage.counted.is_empty();
+                judge(node, &view, &usage).await
+            }
+            Err(error) => Err(error),
+        };
+        match found {
+            Ok(Found::Within) => {}
+            Ok(Found::Over(message)) => {
+                over += 1;
+                let signal = meters::limit_signal(&message);
+                node.meters.count(&meters::EVICTIONS, &[signal]);
+                let uid = uid.to_owned();
+                let _ = evictions.send(Eviction { uid, message }).await;
+            }
+            Ok(Found::Forged) => {
+                tracing::warn!(
+                    uid,
+                    pod = pod::name(&view.pod),
+                    namespace = pod::namespace(&view.pod),
+                    "files that are not the pod's are charged to its volumes' projects: its use is measured by walking from now on"
+                );
+                let mut looks = looks.lock().unwrap_or_else(PoisonError::into_inner);
+                looks.doubted.insert(uid.to_owned());
+            }
+            // The others are looked at all the same.
+            Err(error) => failure = Some(error),
+        }
+    }
+    // A walk counts nothing, and says nothing about what is counted: keep to the shorter time.
+    let again = if counts || due == Look::Walk {
+        COUNTS
+    } else {
+        ALL
+    };
+    match failure {
+        Some(error) => Next::failed(error, again),
+        None => Next::ok(format!("{over} over their limit"), Some(again)),
+    }
+}
+
+/// What a look at a pod comes to.
+enum Found {
+    Within,
+    Over(String),
+    /// Over by a count, within by a walk.
+    Forged,
+}
+
+async fn judge(node: &Node, view: &PodView, usage: &Usage) -> Result<Found, String> {
+    let Some(message) = exceeded(&view.pod, usage) else {
+        return Ok(Found::Within);
+    };
+    if usage.counted.is_empty() {
+        return Ok(Found::Over(message));
+    }
+    let layers = measure::layers(node).await?;
+    let walked = measure::all(node, view, &layers, true).await?;
+    Ok(exceeded(&view.pod, &walked).map_or(Found::Forged, Found::Over))
 }
 
 /// Whether anything is to be measured at all.
@@ -150,70 +262,6 @@ pub fn exceeded(pod: &Pod, usage: &Usage) -> Option<String> {
     None
 }
 
-/// Bytes of writable layers by container id.
-async fn layers(node: &Node) -> Result<BTreeMap<String, u64>, String> {
-    let stats = node.runtime.list_container_stats(None).await;
-    let stats = stats.map_err(|error| error.to_string())?;
-    Ok(stats
-        .into_iter()
-        .filter_map(|s| {
-            let used = s.writable_layer?.used_bytes?.value;
-            Some((s.attributes?.id, used))
-        })
-        .collect())
-}
-
-async fn measure(
-    node: &Node,
-    view: &PodView,
-    layers: &BTreeMap<String, u64>,
-) -> Result<Usage, String> {
-    let mut usage = Usage::default();
-    for container in view.observed.containers.iter().filter(|c| c.running()) {
-        let layer = layers.get(&container.id).copied().unwrap_or(0);
-        usage.containers.insert(container.name.clone(), layer);
-    }
-    let directory = node
-        .pod_dir(pod::uid(&view.pod))
-        .join("volumes")
-        .join(volume::dir_name("empty-dir"));
-    let mut wanted: Vec<(bool, String, PathBuf)> = Vec::new();
-    for volume in pod::spec(&view.pod).volumes.iter().flatten() {
-        let on_disk = volume
-            .empty_dir
-            .as_ref()
-            .is_some_and(|e| e.medium.as_deref().unwrap_or_default().is_empty());
-        if on_disk {
-            let path = directory.join(&volume.name);
-            wanted.push((true, volume.name.clone(), path));
-        }
-    }
-    let log_dir = logs::pod_directory(&node.pod_logs, &view.pod);
-    for name in usage.containers.keys() {
-        wanted.push((false, name.clone(), log_dir.join(name)));
-    }
-    let work = move || {
-        let mut sizes = Vec::new();
-        for (is_volume, name, path) in wanted {
-            let (bytes, _) = kedge_sys::fs::disk_usage(&path)?;
-            sizes.push((is_volume, name, bytes));
-        }
-        Ok::<_, kedge_sys::Error>(sizes)
-    };
-    let sizes = node.lanes.slow.run(work).await;
-    let sizes = sizes
-        .map_err(|lost| lost.to_string())?
-        .map_err(|error| error.to_string())?;
-    for (is_volume, name, bytes) in sizes {
-        if is_volume {
-            usage.volumes.insert(name, bytes);
-        } else {
-            *usage.containers.entry(name).or_default() += bytes;
-        }
-    }
-    Ok(usage)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,6 +280,7 @@ mod tests {
         Usage {
             volumes: map(volumes),
             containers: map(containers),
+            counted: BTreeSet::new(),
         }
     }
 
@@ -257,5 +306,52 @@ mod tests {
         assert!(!is_limited(&pod(
             r#"{"spec": {"containers": [{"name": "a"}], "volumes": [{"name": "v", "emptyDir": {}}]}}"#
         )));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn counts_are_looked_at_between_minutes_and_everything_is_walked_now_and_then() {
+        let mut looks = Looks::default();
+        let mut seen = Vec::new();
+        for _ in 0..=60 {
+            seen.push(looks.next(Instant::now()));
+            tokio::time::advance(COUNTS).await;
+        }
+        let at = |wanted: Look| -> Vec<usize> {
+            let found = seen.iter().enumerate().filter(|(_, look)| **look == wanted);
+            found.map(|(n, _)| n * 10).collect()
+        };
+        assert_eq!(at(Look::All), [0, 60, 120, 180, 240, 360, 420, 480, 540]);
+        assert_eq!(at(Look::Walk), [300, 600]);
+    }
+
+    #[tokio::test]
+    async fn a_count_over_the_limit_is_believed_only_when_a_walk_agrees() {
+        let rig = crate::testing::Rig::new("limits-forged");
+        let pod = pod(r#"{"metadata": {"name": "p", "namespace": "n", "uid": "u"},
+            "spec": {"containers": [{"name": "a"}], "volumes": [{"name": "v", "emptyDir": {"sizeLimit": "64Ki"}}]}}"#);
+        let view = PodView {
+            pod: Arc::new(pod),
+            status: Default::default(),
+            observed: Default::default(),
+            is_static: false,
+        };
+        let volume = rig
+            .node
+            .pod_dir("u")
+            .join("volumes/kubernetes.io~empty-dir/v");
+        std::fs::create_dir_all(&volume).unwrap();
+        std::fs::write(volume.join("f"), vec![1; 16 << 10]).unwrap();
+        let mut counted = usage(&[("v", 1 << 20)], &[]);
+        counted.counted.insert("v".to_owned());
+        let found = judge(&rig.node, &view, &counted).await.unwrap();
+        assert!(matches!(found, Found::Forged));
+        std::fs::write(volume.join("g"), vec![1; 128 << 10]).unwrap();
+        let found = judge(&rig.node, &view, &counted).await.unwrap();
+        assert!(matches!(found, Found::Over(message) if message.contains("EmptyDir volume \"v\"")));
+        // What was walked needs no second walk.
+        std::fs::remove_dir_all(&volume).unwrap();
+        let walked = usage(&[("v", 1 << 20)], &[]);
+        let found = judge(&rig.node, &view, &walked).await.unwrap();
+        assert!(matches!(found, Found::Over(_)));
     }
 }

@@ -15,6 +15,7 @@ use crate::handle::Views;
 use crate::lanes::Lanes;
 use crate::outbound::{Api, PodEvent};
 use crate::settings::Settings;
+use crate::volumes::Projects;
 
 /// Shared by the supervisor, the workers and the loops beside them.
 pub struct Node {
@@ -32,6 +33,8 @@ pub struct Node {
     pub pods_dir: PathBuf,
     /// CRI log directories, from the facts at the start.
     pub pod_logs: PathBuf,
+    /// Projects of emptyDirs.
+    pub projects: Arc<Projects>,
     pub views: watch::Sender<Views>,
     /// What is counted of it all.
     pub meters: Meters,

@@ -82,6 +82,7 @@ impl Kubelet {
             facts: config.facts,
             pods_dir: first.kubelet_root.join("pods"),
             pod_logs: first.pod_logs.clone(),
+            projects: Arc::default(),
             views,
         });
         let registry = config.registry;

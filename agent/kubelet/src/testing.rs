@@ -90,6 +90,7 @@ impl Rig {
             facts: facts_seen,
             pods_dir,
             pod_logs,
+            projects: Arc::default(),
             views: watch::channel(no_views()).0,
             meters: kedge_tasks::Meters::default(),
         });

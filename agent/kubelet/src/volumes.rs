@@ -11,10 +11,12 @@ use kedge_pods::volume::{FsGroup, HostPathType, Medium, Volume, VolumePlan};
 use kedge_sys::mount;
 
 mod payload;
+mod project;
 mod remove;
 mod subpath;
 
 pub use payload::{PayloadFile, write as write_payload};
+pub use project::{Projects, counted, usage};
 pub use remove::{leftovers, remove_pod, unmount_below};
 pub use subpath::{bind as bind_sub_path, release as release_sub_paths};
 

@@ -62,6 +62,7 @@ pub mod observed;
 pub mod plan;
 pub mod pod;
 pub mod probe;
+pub mod project;
 pub mod qos;
 pub mod quantity;
 pub mod resize;

@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use k8s_openapi::api::core::v1::Pod;
+
 use crate::action::PullPolicy;
 
 /// One volume of a pod.
@@ -135,4 +137,30 @@ pub struct TokenRequest {
 /// `volumes/kubernetes.io~<plugin>` for a volume kept in the pod's directory.
 pub fn dir_name(plugin: &str) -> String {
     format!("kubernetes.io~{plugin}")
+}
+
+/// Names of a pod's emptyDirs that lie on the node's disk.
+pub fn disk_empty_dirs(pod: &Pod) -> impl Iterator<Item = &str> {
+    let volumes = crate::pod::spec(pod).volumes.iter().flatten();
+    volumes.filter_map(|v| {
+        let medium = v.empty_dir.as_ref()?.medium.as_deref();
+        medium
+            .unwrap_or_default()
+            .is_empty()
+            .then_some(v.name.as_str())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_empty_dirs_without_a_medium_are_on_disk() {
+        let pod = crate::testing::pod(
+            r#"{"spec": {"containers": [], "volumes": [{"name": "a", "emptyDir": {}}, {"name": "b", "emptyDir": {"medium": ""}},
+                {"name": "c", "emptyDir": {"medium": "Memory"}}, {"name": "d", "hostPath": {"path": "/x"}}]}}"#,
+        );
+        assert_eq!(disk_empty_dirs(&pod).collect::<Vec<_>>(), ["a", "b"]);
+    }
 }

@@ -22,6 +22,7 @@ pub mod node;
 pub mod packet;
 pub mod poll;
 pub mod process;
+pub mod project;
 pub mod rtnetlink;
 pub mod time;
 

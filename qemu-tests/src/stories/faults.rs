@@ -95,7 +95,7 @@ fn nothing_happened(
 }
 
 /// A shell line that prints the agent's pid.
-const AGENT_PID: &str = "for p in $(pidof kedge); do tr '\\0' ' ' < /proc/$p/cmdline | grep -q 'kedge agent' && echo $p; done | head -1";
+pub const AGENT_PID: &str = "for p in $(pidof kedge); do tr '\\0' ' ' < /proc/$p/cmdline | grep -q 'kedge agent' && echo $p; done | head -1";
 
 /// A pod that sees the node's processes and runs `script` by itself, so it needs neither agent nor containerd while it works; then it
 /// stays. It waits a little first: a container is not to be lost between its start and the runtime's note of it.

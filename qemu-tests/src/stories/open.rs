@@ -2,7 +2,16 @@
 //! never as passed; asking for one by name (`--stories REGEX`) runs it. README, "Limits", names what they stand for.
 
 /// Name and reason.
-pub const OPEN: &[(&str, &str)] = &[];
+pub const OPEN: &[(&str, &str)] = &[
+    (
+        "emptydir-use-is-current",
+        "not run on a node yet: its parts passed against Debian's 6.1 kernel",
+    ),
+    (
+        "emptydir-over-its-limit-is-evicted",
+        "not run on a node since limits are looked at by count",
+    ),
+];
 
 /// Why this story is left out of a whole run.
 pub fn reason(name: &str) -> Option<&'static str> {

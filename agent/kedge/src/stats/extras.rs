@@ -1,30 +1,31 @@
 //! What the Summary needs besides cgroups: sizes of volumes, logs, writable layers and images.
 //!
-//! In: the kubelet's views, the runtime's statistics, directories. Out: [`Extras`]. Walking directories is work and could wait for a sick disk, so
-//! it is done at most once a minute (as upstream does), beside the answer: a Summary never waits for it longer than [`PATIENCE`] and
-//! shows the values of the last walk with their time.
+//! In: the kubelet's views, the runtime's statistics, the kernel's counts, directories. Out: [`Extras`]. Use of emptyDirs is read from their
+//! project quotas for every answer. What has none is walked (logs, other volumes): that is work and could wait for a sick disk, so it is
+//! done at most once a minute (as upstream does), beside the answer: a Summary never waits for it longer than [`PATIENCE`] and shows the
+//! values of the last walk with their time.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
 use kedge_cri::Runtime;
-use kedge_kubelet::{KubeletHandle, PodView};
+use kedge_kubelet::{KubeletHandle, PodView, volumes};
 use kedge_machine::paths;
 use kedge_metrics::summary::{ContainerExtras, Extras, PodExtras, Space, Volume};
-use kedge_pods::{logs, pod};
-use kedge_sys::mount::Mount;
+use kedge_pods::{pod, volume};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+
+use walk::{OfPod, Places, Walked, places, walk};
+
+mod walk;
 
 /// A walk's values are used this long.
 const WALK_EVERY: Duration = Duration::from_secs(60);
 /// A Summary waits this long for the first walk.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Filesystems whose calls can wait for a server or a user process for ever.
-const FOREIGN: [&str; 6] = ["nfs", "cifs", "smb", "ceph", "9p", "fuse"];
 
 /// Measures. Cheap to clone.
 #[derive(Clone)]
@@ -39,26 +40,6 @@ pub struct Measure {
 
 /// A walk and when it ended.
 type Last = Option<(Arc<Walked>, Instant)>;
-/// By pod uid.
-type Walked = BTreeMap<String, OfPod>;
-
-/// What a walk found of a pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct OfPod {
-    volumes: Vec<Volume>,
-    /// Bytes and inodes by container name.
-    logs: BTreeMap<String, (u64, u64)>,
-}
-
-/// What is walked of a pod.
-struct Places {
-    uid: String,
-    volumes: PathBuf,
-    /// Names of the spec's volumes that are claims, with their claims.
-    claims: BTreeMap<String, String>,
-    logs: PathBuf,
-    containers: Vec<String>,
-}
 
 impl Measure {
     /// For the node of this name.
@@ -78,19 +59,27 @@ impl Measure {
         let walked = self.walked(&views).await;
         let layers = self.layers().await;
         let images = self.images().await;
-        let local = tokio::task::spawn_blocking(local).await.unwrap_or_default();
+        let seen = views.clone();
+        let local = tokio::task::spawn_blocking(move || local(&seen));
+        let mut local = local.await.unwrap_or_default();
         let of_pod = |view: &Arc<PodView>| {
             let uid = pod::uid(&view.pod).to_owned();
             let known = walked.as_ref().and_then(|w| w.get(&uid));
-            let extras = together(view, known.cloned().unwrap_or_default(), &layers);
+            let mut found = known.cloned().unwrap_or_default();
+            renew(
+                &mut found.volumes,
+                local.counted.remove(&uid).unwrap_or_default(),
+            );
+            let extras = together(view, found, &layers);
             (uid, extras)
         };
+        let pods = views.iter().map(of_pod).collect();
         Extras {
             node: self.node.clone(),
             disk: local.disk,
             images,
             processes: local.processes,
-            pods: views.iter().map(of_pod).collect(),
+            pods,
         }
     }
 
@@ -153,94 +142,6 @@ impl Measure {
     }
 }
 
-fn places(view: &PodView) -> Places {
-    let uid = pod::uid(&view.pod).to_owned();
-    Places {
-        volumes: Path::new(paths::KUBELET)
-            .join("pods")
-            .join(&uid)
-            .join("volumes"),
-        claims: claims(&view.pod),
-        logs: logs::pod_directory(Path::new(paths::POD_LOGS), &view.pod),
-        containers: pod::members(pod::spec(&view.pod))
-            .map(|m| m.name().to_owned())
-            .collect(),
-        uid,
-    }
-}
-
-fn claims(pod: &Pod) -> BTreeMap<String, String> {
-    let volumes = pod::spec(pod).volumes.iter().flatten();
-    volumes
-        .filter_map(|v| {
-            let claim = v.persistent_volume_claim.as_ref()?.claim_name.clone();
-            Some((v.name.clone(), claim))
-        })
-        .collect()
-}
-
-fn walk(places: Vec<Places>) -> Walked {
-    let mounts = kedge_sys::mount::list().unwrap_or_default();
-    places
-        .into_iter()
-        .map(|p| (p.uid.clone(), walk_pod(&p, &mounts)))
-        .collect()
-}
-
-fn walk_pod(places: &Places, mounts: &[Mount]) -> OfPod {
-    let mut found = OfPod::default();
-    for plugin in names(&places.volumes) {
-        for name in names(&places.volumes.join(&plugin)) {
-            let path = places.volumes.join(&plugin).join(&name);
-            let mount = mounts.iter().rfind(|m| m.target == path);
-            if !mount.is_some_and(is_foreign) {
-                let claim = places.claims.get(&name).cloned();
-                found
-                    .volumes
-                    .extend(volume(&path, name, claim, mount.is_some()));
-            }
-        }
-    }
-    for container in &places.containers {
-        let directory = places.logs.join(container);
-        // A container that never ran has no logs, not empty ones.
-        if directory.is_dir()
-            && let Ok(used) = kedge_sys::fs::disk_usage(directory)
-        {
-            found.logs.insert(container.clone(), used);
-        }
-    }
-    found
-}
-
-fn volume(path: &Path, name: String, claim: Option<String>, mounted: bool) -> Option<Volume> {
-    let mut space = space(path)?;
-    // A filesystem of its own says itself what is used; a directory on the node's disk is counted.
-    if mounted {
-        let sizes = kedge_sys::fs::usage(path).ok()?;
-        space.used = Some(sizes.total.saturating_sub(sizes.free));
-        space.inodes_used = Some(sizes.inodes.saturating_sub(sizes.inodes_free));
-    } else {
-        let (bytes, inodes) = kedge_sys::fs::disk_usage(path).ok()?;
-        (space.used, space.inodes_used) = (Some(bytes), Some(inodes));
-    }
-    Some(Volume { name, claim, space })
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries
-        .filter_map(|e| e.file_name().into_string().ok())
-        .collect();
-    names.sort();
-    names
-}
-
-/// Whether calls on it could wait for ever.
-fn is_foreign(mount: &Mount) -> bool {
-    FOREIGN.iter().any(|kind| mount.fstype.starts_with(kind))
-}
-
 /// The filesystem under a path, without anybody's use.
 fn space(path: &Path) -> Option<Space> {
     let sizes = kedge_sys::fs::usage(path).ok()?;
@@ -255,15 +156,59 @@ fn space(path: &Path) -> Option<Space> {
     })
 }
 
+fn volumes_of(uid: &str) -> PathBuf {
+    Path::new(paths::KUBELET)
+        .join("pods")
+        .join(uid)
+        .join("volumes")
+}
+
+/// The pods' emptyDirs that the kernel counts, by uid.
+fn counted(views: &[Arc<PodView>], space: Option<Space>) -> BTreeMap<String, Vec<Volume>> {
+    let Some(space) = space else {
+        return BTreeMap::new();
+    };
+    let of_pod = |view: &Arc<PodView>| {
+        let uid = pod::uid(&view.pod).to_owned();
+        let directory = volumes_of(&uid).join(volume::dir_name("empty-dir"));
+        let count = |name: &str| {
+            let (bytes, inodes) = volumes::counted(&directory.join(name))?;
+            Some(Volume {
+                name: name.to_owned(),
+                claim: None,
+                // A count is of the filesystem that holds them all.
+                space: space.used_by(Some(bytes), Some(inodes)),
+            })
+        };
+        let found = volume::disk_empty_dirs(&view.pod)
+            .filter_map(count)
+            .collect();
+        (uid, found)
+    };
+    views.iter().map(of_pod).collect()
+}
+
+/// Puts newer values in the place of a walk's, and adds volumes that it has not seen.
+fn renew(volumes: &mut Vec<Volume>, newer: Vec<Volume>) {
+    for volume in newer {
+        match volumes.iter_mut().find(|v| v.name == volume.name) {
+            Some(known) => *known = volume,
+            None => volumes.push(volume),
+        }
+    }
+}
+
 #[derive(Default)]
 struct Local {
     disk: Option<Space>,
     processes: Option<(u64, u64)>,
+    counted: BTreeMap<String, Vec<Volume>>,
 }
 
-/// What one call each tells.
-fn local() -> Local {
+/// What needs a few calls and no walk.
+fn local(views: &[Arc<PodView>]) -> Local {
     let disk = Path::new(paths::KUBELET);
+    let counted = counted(views, space(disk));
     let disk = space(disk)
         .zip(kedge_sys::fs::usage(disk).ok())
         .map(|(space, sizes)| {
@@ -282,6 +227,7 @@ fn local() -> Local {
     Local {
         disk,
         processes: most.zip(all),
+        counted,
     }
 }
 
@@ -312,46 +258,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_walk_measures_volumes_and_logs_and_leaves_foreign_filesystems_alone() {
-        let dir = std::env::temp_dir().join(format!("kedge-walk-{}", std::process::id()));
-        let file = |path: &str, bytes: usize| {
-            let path = dir.join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, vec![1; bytes]).unwrap();
+    fn a_count_takes_the_place_of_a_walks_value_and_no_other() {
+        let volume = |name: &str, used| Volume {
+            name: name.into(),
+            claim: None,
+            space: Space::default().used_by(Some(used), Some(1)),
         };
-        file("volumes/kubernetes.io~empty-dir/scratch/f", 100_000);
-        file("volumes/kubernetes.io~empty-dir/hung/f", 1);
-        file("logs/web/0.log", 5000);
-        let places = Places {
-            uid: "u".into(),
-            volumes: dir.join("volumes"),
-            claims: BTreeMap::from([("scratch".to_owned(), "claim".to_owned())]),
-            logs: dir.join("logs"),
-            containers: vec!["web".into(), "none".into()],
-        };
-        let hung = dir.join("volumes/kubernetes.io~empty-dir/hung");
-        let mount = Mount {
-            id: 1,
-            parent: 0,
-            device: (0, 40),
-            root: "/".into(),
-            target: hung,
-            options: String::new(),
-            shared: false,
-            fstype: "nfs4".into(),
-            source: "server:/x".into(),
-            super_options: String::new(),
-        };
-        let found = walk_pod(&places, &[mount]);
-        assert_eq!(found.volumes.len(), 1);
-        let volume = &found.volumes[0];
-        assert_eq!(
-            (volume.name.as_str(), volume.claim.as_deref()),
-            ("scratch", Some("claim"))
-        );
-        assert!(volume.space.used.unwrap() >= 100_000 && volume.space.capacity.unwrap() > 0);
-        assert!(found.logs["web"].0 >= 5000);
-        assert_eq!(found.logs.len(), 1);
-        std::fs::remove_dir_all(dir).unwrap();
+        let mut volumes = vec![volume("a", 1), volume("b", 2)];
+        renew(&mut volumes, vec![volume("b", 20), volume("c", 30)]);
+        assert_eq!(volumes, [volume("a", 1), volume("b", 20), volume("c", 30)]);
     }
 }

@@ -17,7 +17,7 @@ use super::{Context, KnownToken};
 use crate::images;
 use crate::meters;
 use crate::node::jitter;
-use crate::volumes::{self, Options, PayloadFile};
+use crate::volumes::{self, Options, PayloadFile, Projects};
 
 const FAILED_MOUNT: &str = "FailedMount";
 
@@ -88,11 +88,12 @@ async fn make(context: &Context, all: bool) -> Result<Refreshed, Reason> {
         tmpfs: context.node.settings.tmpfs,
     };
     let stamp = context.node.clock.now().wall;
+    let projects = context.node.projects.clone();
     let permit = context.shared.volumes.clone().acquire_owned().await;
     let done = context.node.lanes.volumes.run(move || {
         // Moved in, so that the permit lives as long as the work, even when nobody waits any more.
         let _permit = permit;
-        make_all(&pod_dir, &work, options, stamp)
+        make_all(&pod_dir, &work, options, &projects, stamp)
     });
     let failed = |text: String| Reason::new(FAILED_MOUNT, text);
     done.await
@@ -107,6 +108,7 @@ fn make_all(
     pod_dir: &Path,
     work: &Work,
     options: Options,
+    projects: &Projects,
     stamp: i64,
 ) -> Result<(), volumes::Error> {
     for directory in ["volumes", "plugins", "containers"] {
@@ -115,6 +117,8 @@ fn make_all(
     }
     for (volume, files) in work {
         volumes::make(volume, options)?;
+        // Before anything is in it: files keep the project that they were made in.
+        projects.assign(volume);
         if let Some(files) = files {
             volumes::write_payload(&volume.name, &volume.path, files, stamp)?;
         } else {
