@@ -55,8 +55,13 @@ impl Worker {
         let node = self.node.clone();
         let uid = self.uid.clone();
         let known = self.messages.clone();
-        self.jobs
-            .spawn(async move { Job::Looked(look(&node, &uid, &known).await) });
+        self.jobs.spawn(async move {
+            let began = Instant::now();
+            let looked = look(&node, &uid, &known).await;
+            let took = began.elapsed();
+            node.meters.observe(&meters::RELIST_POD, &[], took);
+            Job::Looked(looked)
+        });
     }
 
     pub(super) fn on_job(&mut self, job: Job) {
