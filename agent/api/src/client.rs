@@ -11,8 +11,7 @@ use bytes::Bytes;
 use http_body::Body as _;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use kedge_tasks::Meters;
-use kedge_tasks::meter::Family;
+use kedge_tasks::Registry;
 use kube::core::params::{
     DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, WatchParams,
 };
@@ -21,6 +20,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+mod counted;
+
+use counted::Counted;
 
 use crate::error::{self, ApiError, Operation};
 use crate::transport::{Slot, Transport};
@@ -31,21 +34,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const OBJECT_LIMIT: usize = 4 * 1024 * 1024;
 /// Largest page of a list.
 const PAGE_LIMIT: usize = 64 * 1024 * 1024;
-static REQUESTS: Family = Family::counter(
-    "rest_client_requests_total",
-    &["code", "host", "method"],
-    "Requests to the API server.",
-);
-static DURATION: Family = Family::histogram(
-    "rest_client_request_duration_seconds",
-    &["host", "verb"],
-    LATENCY,
-    "Time until the head of an answer of the API server.",
-);
-/// Seconds.
-const LATENCY: &[f64] = &[
-    0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0,
-];
 /// What we call ourselves towards the API server; also the field manager of our patches.
 pub const FIELD_MANAGER: &str = "kedge";
 const USER_AGENT: &str = concat!("kedge/", env!("CARGO_PKG_VERSION"));
@@ -54,7 +42,7 @@ const USER_AGENT: &str = concat!("kedge/", env!("CARGO_PKG_VERSION"));
 #[derive(Clone, Debug)]
 pub struct Client {
     transport: Transport,
-    meters: Meters,
+    registry: Registry,
     unauthorized: Arc<Notify>,
 }
 
@@ -89,14 +77,14 @@ pub(crate) fn object_name(kind: &str, namespace: Option<&str>, name: &str) -> St
 
 impl Client {
     pub fn new(transport: Transport) -> Self {
-        Self::metered(transport, Meters::default())
+        Self::reporting(transport, Registry::default())
     }
 
-    /// One whose requests are counted there.
-    pub fn metered(transport: Transport, meters: Meters) -> Self {
+    /// One whose requests, and the loops around it, are found in `registry`.
+    pub fn reporting(transport: Transport, registry: Registry) -> Self {
         Self {
             transport,
-            meters,
+            registry,
             unauthorized: Arc::new(Notify::new()),
         }
     }
@@ -108,6 +96,11 @@ impl Client {
 
     pub fn transport(&self) -> &Transport {
         &self.transport
+    }
+
+    /// Where this crate's loops report.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     pub async fn get<K>(&self, namespace: Option<&str>, name: &str) -> Result<K, ApiError>
@@ -317,7 +310,7 @@ impl Client {
         })?;
         let work = async {
             let (response, _slot) = self.open(&operation, request).await?;
-            collect(&operation, response.into_body(), limit).await
+            collect(&operation, response, limit).await
         };
         deadline(&operation, work).await
     }
@@ -341,7 +334,7 @@ impl Client {
             .get(http::header::RETRY_AFTER)
             .and_then(|v| v.to_str().ok()?.parse().ok())
             .map(Duration::from_secs);
-        let body = collect(operation, response.into_body(), OBJECT_LIMIT).await?;
+        let body = collect(operation, response, OBJECT_LIMIT).await?;
         Err(error::from_response(
             operation.clone(),
             status,
@@ -355,18 +348,14 @@ impl Client {
         operation: &Operation,
         request: http::Request<Vec<u8>>,
     ) -> Result<(http::Response<Incoming>, Slot), ApiError> {
-        let method = request.method().to_string();
-        // Empty while there is no connection.
-        let mut host = String::new();
-        let began = Instant::now();
-        let answer = self.send(operation, request, &mut host).await;
-        let code = match &answer {
-            Ok((response, _)) => response.status().as_u16().to_string(),
-            Err(_) => "<error>".to_owned(),
-        };
-        self.meters.count(&REQUESTS, &[&code, &host, &method]);
-        let took = began.elapsed();
-        self.meters.observe(&DURATION, &[&host, &method], took);
+        let mut counted = Counted::new(self.registry.meters().clone(), request.method());
+        let (sent, began) = (request.body().len(), Instant::now());
+        let mut answer = self.send(operation, request, &mut counted).await;
+        let status = answer.as_ref().ok().map(|(response, _)| response.status());
+        counted.answered(status, sent, began.elapsed());
+        if let Ok((response, _)) = &mut answer {
+            response.extensions_mut().insert(counted);
+        }
         answer
     }
 
@@ -375,7 +364,7 @@ impl Client {
         &self,
         operation: &Operation,
         request: http::Request<Vec<u8>>,
-        host: &mut String,
+        counted: &mut Counted,
     ) -> Result<(http::Response<Incoming>, Slot), ApiError> {
         let (parts, body) = request.into_parts();
         let body = Bytes::from(body);
@@ -389,7 +378,7 @@ impl Client {
                         operation: operation.clone(),
                         cause,
                     })?;
-            *host = lease.target.endpoint.to_string();
+            counted.host = lease.target.endpoint.to_string();
             let request = complete(operation, &parts, body.clone(), &lease.target)?;
             match lease.send.try_send_request(request).await {
                 Ok(response) => return Ok((response, lease.slot)),
@@ -402,6 +391,7 @@ impl Client {
                         });
                     }
                     retried = true;
+                    counted.retried();
                 }
             }
         }
@@ -433,10 +423,22 @@ fn complete(
     })
 }
 
-async fn collect(operation: &Operation, body: Incoming, limit: usize) -> Result<Bytes, ApiError> {
+async fn collect(
+    operation: &Operation,
+    mut response: http::Response<Incoming>,
+    limit: usize,
+) -> Result<Bytes, ApiError> {
+    let counted = response.extensions_mut().remove::<Counted>();
+    let body = response.into_body();
     let announced = body.size_hint().lower();
     match Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
+        Ok(collected) => {
+            let bytes = collected.to_bytes();
+            if let Some(counted) = counted {
+                counted.read(bytes.len());
+            }
+            Ok(bytes)
+        }
         Err(e) if e.is::<http_body_util::LengthLimitError>() => Err(ApiError::TooLarge {
             operation: operation.clone(),
             size: usize::try_from(announced).unwrap_or(usize::MAX).max(limit),

@@ -5,12 +5,12 @@
 
 pub mod correlate;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Event as CoreEvent, ObjectReference};
-use tokio::sync::mpsc;
+use kedge_tasks::Meters;
+use kedge_tasks::meter::Family;
+use kedge_tasks::queue::{Queue, Reader, queue};
 use tokio::time::Instant;
 
 use crate::client::Client;
@@ -25,6 +25,12 @@ const RATE_PER_SECOND: f64 = 50.0;
 const BURST: f64 = 100.0;
 const ATTEMPTS: u32 = 4;
 const RETRY_DELAY: Duration = Duration::from_secs(2);
+
+static DROPPED: Family = Family::counter(
+    "kedge_events_dropped_total",
+    &[],
+    "Events that were never stored: too many at once, repeated too often, or refused.",
+);
 
 /// Whether somebody should look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -46,8 +52,8 @@ pub struct Event {
 /// Takes events without waiting. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct EventSink {
-    queue: mpsc::Sender<Event>,
-    dropped: Arc<AtomicU64>,
+    queue: Queue<Event>,
+    meters: Meters,
 }
 
 impl EventSink {
@@ -56,17 +62,18 @@ impl EventSink {
         clock: WallClock,
         node_name: String,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let (queue, inbox) = mpsc::channel(QUEUE);
-        let dropped = Arc::new(AtomicU64::new(0));
+        let meters = client.registry().meters().clone();
+        meters.declare(&[&DROPPED]);
+        let (queue, inbox) = queue("events", QUEUE, &meters);
         let sink = Self {
             queue,
-            dropped: dropped.clone(),
+            meters: meters.clone(),
         };
         let started = Instant::now();
         let sender = Sender {
             client,
             clock,
-            dropped,
+            meters,
             correlator: Correlator::new(node_name),
             started,
             tokens: BURST,
@@ -77,21 +84,16 @@ impl EventSink {
 
     /// Queues an event; a full queue drops it.
     pub fn record(&self, event: Event) {
-        if self.queue.try_send(event).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+        if !self.queue.put(event) {
+            self.meters.count(&DROPPED, &[]);
         }
-    }
-
-    /// Events that were never stored.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
     }
 }
 
 struct Sender {
     client: Client,
     clock: WallClock,
-    dropped: Arc<AtomicU64>,
+    meters: Meters,
     correlator: Correlator,
     started: Instant,
     tokens: f64,
@@ -99,35 +101,45 @@ struct Sender {
 }
 
 impl Sender {
-    async fn run(mut self, mut inbox: mpsc::Receiver<Event>) {
-        while let Some(event) = inbox.recv().await {
+    async fn run(mut self, mut inbox: Reader<Event>) {
+        while let Some(event) = inbox.next().await {
+            let began = Instant::now();
             let elapsed = self.started.elapsed();
             match self.correlator.decide(&event, self.clock.now(), elapsed) {
                 Decision::Drop => self.drop_one(),
                 Decision::Send(posting) => {
                     self.take_token().await;
-                    self.send(&posting).await;
+                    let registry = self.client.registry().clone();
+                    registry.begin("events", "event");
+                    let sent = self.send(&posting, &inbox).await;
+                    let sent = sent.as_ref().map(|()| "sent").map_err(String::as_str);
+                    registry.record("events", "event", began, sent);
                 }
             }
         }
     }
 
-    async fn send(&mut self, posting: &Posting) {
+    /// `Err`: it was dropped, and why.
+    async fn send(&mut self, posting: &Posting, inbox: &Reader<Event>) -> Result<(), String> {
         for attempt in 1..=ATTEMPTS {
             // Before the node has joined, or while the server is away, the queue holds what it can.
             self.client.transport().usable().await;
             match self.post(posting).await {
-                Ok(()) => return,
+                Ok(()) => return Ok(()),
                 Err(error) if error.class() == Class::Retry && attempt < ATTEMPTS => {
+                    inbox.retried();
                     tokio::time::sleep(RETRY_DELAY).await;
                 }
                 Err(error) => {
-                    tracing::debug!("event dropped: {}", error.report());
-                    break;
+                    let why = error.report();
+                    tracing::debug!("event dropped: {why}");
+                    self.drop_one();
+                    return Err(why);
                 }
             }
         }
-        self.drop_one();
+        // The last attempt left the loop above.
+        Ok(())
     }
 
     async fn post(&mut self, posting: &Posting) -> Result<(), ApiError> {
@@ -160,6 +172,6 @@ impl Sender {
     }
 
     fn drop_one(&self) {
-        self.dropped.fetch_add(1, Ordering::Relaxed);
+        self.meters.count(&DROPPED, &[]);
     }
 }

@@ -107,9 +107,9 @@ impl ApiHandle {
         self.events.record(event);
     }
 
-    /// Events that never reached the API server.
-    pub fn record_losses(&self) -> u64 {
-        self.events.dropped()
+    /// What was counted of requests and events, and the loops around them.
+    pub fn registry(&self) -> &kedge_tasks::Registry {
+        self.client.registry()
     }
 
     /// This node's Node object as last seen.

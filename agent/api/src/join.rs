@@ -30,6 +30,7 @@ use jiff::Timestamp;
 use kedge_machine::config::Cluster;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub(crate) use member::REFUSAL_INTERVAL;
 pub use problem::{Cause, Problem};
@@ -211,11 +212,21 @@ impl Joiner {
         let Some(cluster) = cluster else {
             self.leave().await;
             self.state.send_replace(JoinState::NoCluster);
+            // An attempt may have been given up for this.
+            let registry = self.client.registry();
+            registry.record("join", "config", Instant::now(), Ok("no cluster"));
             return std::future::pending().await;
         };
         let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP, self.jitter.clone());
         loop {
-            match self.establish(cluster).await {
+            let began = Instant::now();
+            self.client.registry().begin("join", "join");
+            let established = self.establish(cluster).await;
+            let words = established.as_ref().err().map(ToString::to_string);
+            let result = words.as_deref().map_or(Ok("joined"), Err);
+            let registry = self.client.registry();
+            registry.record("join", "join", began, result);
+            match established {
                 Ok(member) => {
                     backoff.reset();
                     self.stay(member).await;

@@ -9,6 +9,7 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use serde_json::json;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::backoff::{Backoff, Jitter};
 use crate::client::Client;
@@ -41,7 +42,15 @@ impl Renewer {
         let mut failing = false;
         loop {
             let Some(uid) = self.uid().await else { return };
-            let delay = match self.renew(&uid).await {
+            let began = Instant::now();
+            self.client.registry().begin("lease", "timer");
+            let renewed = self.renew(&uid).await;
+            let result = renewed.as_ref().map(|()| "renewed");
+            let result = result.map_err(ApiError::report);
+            let result = result.as_ref().copied().map_err(String::as_str);
+            let registry = self.client.registry();
+            registry.record("lease", "timer", began, result);
+            let delay = match renewed {
                 Ok(()) => {
                     backoff.reset();
                     if std::mem::take(&mut failing) {

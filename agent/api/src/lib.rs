@@ -28,6 +28,7 @@ mod handle;
 pub mod join;
 mod lease;
 pub mod node;
+mod renewals;
 pub mod serving;
 pub mod store;
 #[cfg(test)]
@@ -39,11 +40,12 @@ pub mod watch;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kedge_machine::config::Cluster;
-use kedge_tasks::Meters;
+use kedge_tasks::Registry;
 use kube::core::Resource;
 use tokio::sync::watch as channel;
 
@@ -70,8 +72,10 @@ pub struct Settings {
     /// `/state/pki`.
     pub pki: PathBuf,
     pub clock: WallClock,
-    /// Where requests are counted.
-    pub meters: Meters,
+    /// Where requests are counted and loops report.
+    pub registry: Registry,
+    /// How long the machine had been up when the registry was made.
+    pub since_boot: Duration,
     /// Spreads retries, renewals and watch timeouts among nodes.
     pub seed: u64,
     /// The Node object as it should be: labels, annotations and taints for registration, and the status. `None` until known.
@@ -112,14 +116,17 @@ pub fn start(settings: Settings) -> Api {
         cluster,
         pki,
         clock,
-        meters,
+        registry,
+        since_boot,
         seed,
         node,
         serving_names,
     } = settings;
     let jitter = |purpose: &str| Jitter::for_purpose(seed, purpose);
     let (transport, pool) = Transport::new(None, clock.clone(), jitter("transport"));
-    let client = Client::metered(transport, meters);
+    renewals::declare(&registry);
+    let startup = node::Startup::new(&registry, since_boot);
+    let client = Client::reporting(transport, registry);
     let store = store::Store::new(pki);
     let mut tasks = vec![task("api/transport", pool)];
 
@@ -158,6 +165,7 @@ pub fn start(settings: Settings) -> Api {
         desired: node,
         own: feeds.own_node.clone(),
         out: registration_tx,
+        startup,
         jitter: jitter("node"),
     };
     tasks.push(task("api/node", writer.run()));
@@ -238,7 +246,7 @@ fn feed<K: Kind>(
     fields: Option<String>,
     tasks: &mut Vec<Task>,
 ) -> channel::Receiver<watch::store::Snapshot<K>> {
-    let (feed, snapshots) = Feed::new(client.clone(), path, fields, seed);
+    let (feed, snapshots) = Feed::new(client.clone(), name, path, fields, seed);
     tasks.push(task(name, feed.run()));
     snapshots
 }

@@ -6,6 +6,9 @@
 //! the ten-second tick notice it.
 
 pub mod patch;
+mod startup;
+
+pub(crate) use startup::Startup;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +47,7 @@ pub(crate) struct Writer {
     pub(crate) desired: watch::Receiver<Option<Arc<Node>>>,
     pub(crate) own: watch::Receiver<Snapshot<OwnNode>>,
     pub(crate) out: watch::Sender<Registration>,
+    pub(crate) startup: Startup,
     pub(crate) jitter: Jitter,
 }
 
@@ -71,9 +75,15 @@ impl Writer {
                 return;
             };
             let Some(desired) = desired else { continue };
-            match self.register(&desired).await {
+            let began = Instant::now();
+            self.startup.attempts();
+            self.client.registry().begin("node", "register");
+            let registered = self.register(&desired).await;
+            self.record("register", began, registered.as_ref().err());
+            match registered {
                 Ok(node) => {
                     backoff.reset();
+                    self.startup.registered();
                     self.out.send_replace(Registration::Registered);
                     match self.keep(node).await {
                         Ended::Deleted => {
@@ -88,6 +98,14 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// For `/statusz`.
+    fn record(&self, reason: &str, began: Instant, error: Option<&ApiError>) {
+        let error = error.map(ApiError::report);
+        let result = error.as_deref().map_or(Ok("written"), Err);
+        let registry = self.client.registry();
+        registry.record("node", reason, began, result);
     }
 
     fn refused(&self, error: &ApiError) {
@@ -141,9 +159,15 @@ impl Writer {
                 return Ended::Shutdown;
             };
             let changed = written.as_ref() != Some(&desired);
-            if changed || Instant::now() >= due || patch::overruled(&current, &desired) {
-                match self.write(&current, &desired).await {
+            let began = Instant::now();
+            if changed || began >= due || patch::overruled(&current, &desired) {
+                let reason = if changed { "change" } else { "timer" };
+                self.client.registry().begin("node", reason);
+                let wrote = self.write(&current, &desired).await;
+                self.record(reason, began, wrote.as_ref().err());
+                match wrote {
                     Ok(status) => {
+                        self.startup.wrote(&status);
                         current = status;
                         written = Some(desired);
                         due = Instant::now() + REPORT_INTERVAL;

@@ -18,6 +18,7 @@ use crate::client::Client;
 use crate::clock::{WallClock, timestamp};
 use crate::join::csr::{self, CsrError, Purpose};
 use crate::join::obtain;
+use crate::renewals::{self, Which};
 use crate::store::{Item, Store};
 use crate::tls::{self, Identity};
 
@@ -111,7 +112,11 @@ impl Keeper {
                     tokio::time::sleep(CHECK_INTERVAL).await;
                 }
             }
-            match self.request(&names).await {
+            let began = renewals::begin(self.client.registry(), Which::Serving);
+            let requested = self.request(&names).await;
+            let registry = self.client.registry();
+            renewals::ended(registry, Which::Serving, began, requested.clone());
+            match requested {
                 Ok(()) => backoff.reset(),
                 Err(problem) => {
                     tracing::warn!("serving certificate: {problem}");
@@ -124,14 +129,10 @@ impl Keeper {
     /// When an issued certificate that covers the names is to be renewed.
     fn good_until(&mut self, names: &Names) -> Option<Timestamp> {
         let shown = self.out.borrow().clone()?;
-        if shown.self_signed || shown.names != *names {
+        if shown.names != *names {
             return None;
         }
-        let facts = shown
-            .key
-            .cert
-            .first()
-            .and_then(|leaf| cert::facts(leaf).ok())?;
+        let facts = self.issued()?;
         Some(facts.validity.renew_at(&mut self.jitter))
     }
 
@@ -177,8 +178,18 @@ impl Keeper {
         if facts.names != *names {
             return Err("the issued certificate does not cover the names asked for".to_owned());
         }
+        if let Some(old) = self.issued() {
+            renewals::rotated(self.client.registry(), &old.validity, self.clock.now());
+        }
         self.show(key, &facts, false);
         Ok(())
+    }
+
+    /// What the certificate shown says, if somebody issued it.
+    fn issued(&self) -> Option<Facts> {
+        let shown = self.out.borrow().clone()?;
+        let leaf = shown.key.cert.first()?;
+        cert::facts(leaf).ok().filter(|_| !shown.self_signed)
     }
 
     fn show(&self, key: Arc<CertifiedKey>, facts: &Facts, self_signed: bool) {

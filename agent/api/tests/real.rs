@@ -36,6 +36,7 @@ use kedge_api::{Api, Settings, start};
 use kedge_machine::config::{Cluster, Trust};
 use kedge_machine::identity::{CaHash, Token};
 use kedge_pods::{mirror, status};
+use kedge_tasks::meter::Reading;
 use kube::core::params::{DeleteParams, Preconditions};
 use serde_json::json;
 use tokio::sync::watch;
@@ -76,7 +77,8 @@ fn agent(plane: &ControlPlane, pki: &std::path::Path, token: Option<&str>, hash:
         cluster: cluster_rx,
         pki: pki.to_owned(),
         clock: WallClock::new(jiff::Timestamp::now),
-        meters: kedge_tasks::Meters::default(),
+        registry: kedge_tasks::Registry::default(),
+        since_boot: std::time::Duration::ZERO,
         seed: 7,
         node: node_rx,
         serving_names: names_rx,
@@ -466,7 +468,15 @@ async fn asks_and_tells(plane: &ControlPlane, agent: &Agent) {
     })
     .await;
     assert_eq!(stored.source.unwrap().host.as_deref(), Some(NODE));
-    assert_eq!(handle.record_losses(), 0);
+    let lost = handle
+        .registry()
+        .meters()
+        .family("kedge_events_dropped_total");
+    let (_, lost) = lost.unwrap();
+    assert!(
+        lost.iter().all(|(_, count)| *count == Reading::Count(0)),
+        "{lost:?}"
+    );
     let missing: Result<Namespace, _> = plane.admin.get(None, "missing").await;
     assert!(missing.unwrap_err().is_not_found());
 }

@@ -22,6 +22,7 @@ use kedge_tasks::Registry;
 use tokio::sync::watch;
 
 mod kernel;
+mod metered;
 mod run;
 mod status;
 mod syncer;
@@ -35,7 +36,7 @@ mod tests;
 #[derive(Debug, Clone)]
 pub struct Config {
     pub mode: ProxyMode,
-    /// Where its loop reports for `/statusz`.
+    /// Where its loop reports for `/statusz`, and its transactions are counted.
     pub registry: Registry,
 }
 

@@ -71,8 +71,9 @@ pub fn main() -> ExitCode {
 }
 
 async fn run() -> anyhow::Result<()> {
+    let since_boot = kedge_sys::time::now().mono;
     let registry = Registry::default();
-    let mut tasks = Tasks::new("agent");
+    let mut tasks = Tasks::reporting("agent", registry.clone());
     let (to_init, outgoing) = mpsc::channel(64);
     let console = Console::new(to_init.clone());
     let mut shutdown = shutdown_wish(&mut tasks, outgoing)?;
@@ -117,7 +118,8 @@ async fn run() -> anyhow::Result<()> {
         cluster: cluster.clone(),
         pki: paths::STATE_PKI.into(),
         clock: clock.clone(),
-        meters: registry.meters().clone(),
+        registry: registry.clone(),
+        since_boot,
         seed: seed_of(&name),
         node,
         serving_names,
@@ -131,7 +133,10 @@ async fn run() -> anyhow::Result<()> {
         tell::registration(registration, console.clone()),
     );
     tasks.spawn("say-feeds", tell::feeds(feeds.clone(), console.clone()));
-    tasks.spawn("seed", watch_seed(join, cluster_tx, console.clone()));
+    tasks.spawn(
+        "seed",
+        watch_seed(join.clone(), cluster_tx, console.clone()),
+    );
     tasks.spawn(
         "serving-names",
         follow::serving_names(name.clone(), network.clone(), api.clone(), names_tx),
@@ -187,7 +192,7 @@ async fn run() -> anyhow::Result<()> {
         Arc::new(kedge_cri::Client::new(paths::CONTAINERD_SOCKET));
     let kubelet = kedge_kubelet::Config {
         settings: kedge_kubelet::Settings::default(),
-        runtime: cri.clone(),
+        runtime: cri,
         desired,
         facts: pod_facts,
         object,
@@ -223,7 +228,11 @@ async fn run() -> anyhow::Result<()> {
         "runtime-problems",
         follow::runtime_problems(runtime, problems_tx),
     );
-    let pages = stats::pages(&mut tasks, &name, &handle, cri, &registry);
+    let ends = stats::Ends {
+        join,
+        serving: serving.clone(),
+    };
+    let pages = stats::pages(&mut tasks, &name, &handle, &registry, ends);
     let served = Served {
         pages,
         meters: registry.meters().clone(),

@@ -1,6 +1,8 @@
 //! The node as its servers see it: [`kedge_server::node::Node`] over the kubelet's and the API's handles. One call, one answer;
 //! the only work here is to sort errors for the caller.
 
+use std::time::Duration;
+
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReviewSpec};
 use k8s_openapi::api::core::v1::Pod;
 use kedge_api::ApiHandle;
@@ -8,7 +10,7 @@ use kedge_kubelet::{KubeletHandle, LookupError};
 use kedge_metrics::expo::Source;
 use kedge_server::auth::{AccessRequest, User};
 use kedge_server::node::{
-    Answer, ContainerRef, HealthCheck, LogSource, Node, NodeError, Page, PodRef, Streams,
+    Answer, ContainerRef, Counted, HealthCheck, LogSource, Node, NodeError, Page, PodRef, Streams,
 };
 use kedge_tasks::meter::{self, Family, Meters};
 use tokio::sync::watch;
@@ -28,16 +30,28 @@ pub struct Served {
     pub meters: Meters,
 }
 
+/// Upstream's.
+const REQUEST: &[&str] = &["long_running", "method", "path", "server_type"];
 static REQUESTS: Family = Family::counter(
     "kubelet_http_requests_total",
-    &["long_running", "method", "path", "server_type", "status"],
+    REQUEST,
     "Requests to the kubelet's ports.",
 );
 static DURATION: Family = Family::histogram(
     "kubelet_http_requests_duration_seconds",
-    &["long_running", "method", "path", "server_type"],
+    REQUEST,
     meter::BUCKETS,
-    "Time until the head of an answer of the kubelet's ports.",
+    "Time from a request to the kubelet's ports until the end of its answer.",
+);
+static INFLIGHT: Family = Family::gauge(
+    "kubelet_http_inflight_requests",
+    REQUEST,
+    "Requests to the kubelet's ports that are being answered.",
+);
+static RESPONSES: Family = Family::counter(
+    "kedge_http_responses_total",
+    &["code", "path", "server_type"],
+    "Answers of the kubelet's ports by HTTP status; none for clients that went away before.",
 );
 static CHECK: Family = Family::gauge(
     "kubernetes_healthcheck",
@@ -187,14 +201,13 @@ impl Node for Served {
             name: "syncloop",
             problem,
         }];
-        for check in &checks {
-            let (level, status) = match check.problem {
-                None => (1.0, "success"),
-                Some(_) => (0.0, "error"),
-            };
-            self.meters.set(&CHECK, &[check.name, "healthz"], level);
-            self.meters.count(&CHECKS, &[check.name, status, "healthz"]);
-        }
+        // Whoever answers this is alive: the server's own check.
+        let ping = HealthCheck {
+            name: "ping",
+            problem: None,
+        };
+        checked(&self.meters, &[ping]);
+        checked(&self.meters, &checks);
         checks
     }
 
@@ -206,22 +219,49 @@ impl Node for Served {
         Box::pin(self.pages.page(page))
     }
 
-    fn served(&self, request: &kedge_server::node::Served<'_>) {
-        let long = if request.long_running {
-            "true"
-        } else {
-            "false"
-        };
-        let status = request.status.to_string();
-        let (method, path, server) = (request.method, request.path, request.server);
-        let labels = [long, method, path, server, &status];
-        self.meters.count(&REQUESTS, &labels);
-        let labels = [long, method, path, server];
-        self.meters.observe(&DURATION, &labels, request.took);
+    fn begun(&self, request: &Counted) {
+        begun(&self.meters, request);
+    }
+
+    fn ended(&self, request: &Counted, status: Option<u16>, took: Duration) {
+        ended(&self.meters, request, status, took);
     }
 
     fn configuration(&self) -> serde_json::Value {
         self.configuration.clone()
+    }
+}
+
+fn labels(request: &Counted) -> [&'static str; 4] {
+    let long = match request.long_running {
+        true => "true",
+        false => "false",
+    };
+    [long, request.method, request.path, request.server]
+}
+
+fn begun(meters: &Meters, request: &Counted) {
+    let labels = labels(request);
+    meters.count(&REQUESTS, &labels);
+    meters.shift(&INFLIGHT, &labels, 1.0);
+}
+
+fn ended(meters: &Meters, request: &Counted, status: Option<u16>, took: Duration) {
+    let labels = labels(request);
+    meters.shift(&INFLIGHT, &labels, -1.0);
+    meters.observe(&DURATION, &labels, took);
+    let code = status.map_or_else(|| "none".to_owned(), |s| s.to_string());
+    meters.count(&RESPONSES, &[&code, request.path, request.server]);
+}
+
+fn checked(meters: &Meters, checks: &[HealthCheck]) {
+    for check in checks {
+        let (level, status) = match check.problem {
+            None => (1.0, "success"),
+            Some(_) => (0.0, "error"),
+        };
+        meters.set(&CHECK, &[check.name, "healthz"], level);
+        meters.count(&CHECKS, &[check.name, status, "healthz"]);
     }
 }
 
@@ -295,6 +335,52 @@ fn review(request: AccessRequest) -> SubjectAccessReviewSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kedge_tasks::meter::Reading;
+
+    #[test]
+    fn a_request_is_under_way_until_its_answer_ended() {
+        let meters = Meters::default();
+        let request = Counted {
+            method: "GET",
+            path: "metrics",
+            server: "readwrite",
+            long_running: false,
+        };
+        let labels = ["false", "GET", "metrics", "readwrite"];
+        let level = || meters.reading(&INFLIGHT, &labels);
+        begun(&meters, &request);
+        begun(&meters, &request);
+        assert_eq!(level(), Some(Reading::Level(2.0)));
+        ended(&meters, &request, Some(403), Duration::from_millis(7));
+        ended(&meters, &request, None, Duration::from_millis(7));
+        assert_eq!(level(), Some(Reading::Level(0.0)));
+        assert_eq!(meters.reading(&REQUESTS, &labels), Some(Reading::Count(2)));
+        for code in ["403", "none"] {
+            let answers = meters.reading(&RESPONSES, &[code, "metrics", "readwrite"]);
+            assert_eq!(answers, Some(Reading::Count(1)));
+        }
+        assert!(matches!(
+            meters.reading(&DURATION, &labels),
+            Some(Reading::Spread(_, _))
+        ));
+    }
+
+    #[test]
+    fn every_health_check_is_counted_by_its_result() {
+        let meters = Meters::default();
+        let check = |problem: Option<&str>| HealthCheck {
+            name: "syncloop",
+            problem: problem.map(str::to_owned),
+        };
+        checked(&meters, &[check(None)]);
+        checked(&meters, &[check(Some("stuck"))]);
+        let labels = ["syncloop", "healthz"];
+        assert_eq!(meters.reading(&CHECK, &labels), Some(Reading::Level(0.0)));
+        for status in ["success", "error"] {
+            let counted = meters.reading(&CHECKS, &["syncloop", status, "healthz"]);
+            assert_eq!(counted, Some(Reading::Count(1)));
+        }
+    }
 
     #[test]
     fn access_is_reviewed_for_this_node_alone() {

@@ -2,11 +2,17 @@
 //!
 //! In: questions from the servers, the kubelet's views. Out: generations of samples. Nothing is read while nobody asks; questions within a second
 //! share one generation; the files are read in slices on the blocking pool, so that neither this loop nor a small machine's only processor
-//! is held for long. A question for a rate waits for a second sample one second after the first, others do not wait with it.
+//! is held for long. A question for a rate waits for a second sample one second after the first, others do not wait with it. Filesystems are
+//! asked for their sizes apart ([`patience`]): one that does not answer has no values, and delays nobody for longer than a moment, once.
 
 pub mod extras;
+mod features;
+mod node;
 mod own;
 mod pages;
+mod patience;
+mod process;
+mod storage;
 mod subjects;
 
 use std::path::Path;
@@ -15,13 +21,15 @@ use std::time::Duration;
 
 use kedge_kubelet::{KubeletHandle, Views};
 use kedge_metrics::cgroup::Depth;
+use kedge_metrics::disk::Mount;
 use kedge_metrics::sample::{Filesystem, Generation, Sampler, Stamp};
 use kedge_metrics::subject::Subject;
 use kedge_metrics::{Error, Root};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-pub use pages::{Facts, Pages};
+pub use pages::{Ends, Facts, Pages};
+use patience::Patience;
 
 /// A generation serves questions this long.
 const FRESH: Duration = Duration::from_secs(1);
@@ -39,8 +47,8 @@ pub fn pages(
     tasks: &mut kedge_tasks::Tasks,
     node: &str,
     kubelet: &KubeletHandle,
-    runtime: Arc<dyn kedge_cri::Runtime>,
     registry: &kedge_tasks::Registry,
+    ends: Ends,
 ) -> Pages {
     let root = Root::new("/");
     let machine = crate::readings::machine(&root);
@@ -53,11 +61,12 @@ pub fn pages(
     };
     Pages {
         stats,
-        measure: extras::Measure::new(node.to_owned(), runtime, kubelet.clone()),
+        measure: extras::Measure::new(node.to_owned(), kubelet.clone()),
         kubelet: kubelet.clone(),
         registry: registry.clone(),
         facts: Arc::new(facts),
         machine: Arc::new(machine),
+        ends,
     }
 }
 
@@ -98,10 +107,23 @@ pub fn service(
     root: Root,
     views: watch::Receiver<Views>,
 ) -> (Stats, impl Future<Output = ()> + Send + use<>) {
+    asking(root, views, filesystem)
+}
+
+/// How a filesystem is asked for its sizes.
+type Ask = fn(Mount) -> Option<Filesystem>;
+
+fn asking(
+    root: Root,
+    views: watch::Receiver<Views>,
+    ask: Ask,
+) -> (Stats, impl Future<Output = ()> + Send + use<>) {
     let (to, questions) = mpsc::channel(64);
     let service = Service {
         root: root.clone(),
         reading: Some(Sampler::new(root)),
+        ask,
+        patience: Patience::default(),
         views,
         subjects: Arc::default(),
         looked: None,
@@ -116,6 +138,8 @@ struct Service {
     root: Root,
     /// Absent while a slice is read.
     reading: Option<Sampler>,
+    ask: Ask,
+    patience: Patience,
     views: watch::Receiver<Views>,
     subjects: Arc<Vec<Arc<Subject>>>,
     /// When the subjects were listed.
@@ -198,10 +222,11 @@ impl Service {
         let sampler = self.reading.take();
         let sampler = sampler.unwrap_or_else(|| Sampler::new(self.root.clone()));
         // A panic in there would be a defect: it is in the log, and the next question starts anew.
-        let Some((sampler, generation)) = read(sampler, depth, subjects).await else {
+        let Some((sampler, mut generation, mounts)) = read(sampler, depth, subjects).await else {
             return;
         };
         self.reading = Some(sampler);
+        generation.filesystems = self.filesystems(mounts).await;
         let old = self.now.replace((Arc::new(generation), at));
         // Two depths within a second share the sample before.
         if let Some(old) = old
@@ -209,6 +234,17 @@ impl Service {
         {
             self.before = Some(old);
         }
+    }
+
+    /// Sizes of those that answer. A mount is found by its path, and something that hangs may have been mounted over it.
+    async fn filesystems(&self, mounts: Vec<Mount>) -> Vec<Filesystem> {
+        let mut found = Vec::with_capacity(mounts.len());
+        for mount in mounts {
+            let (ask, path) = (self.ask, mount.path.clone());
+            let sizes = self.patience.call(&path, move || ask(mount)).await;
+            found.extend(sizes.flatten());
+        }
+        found
     }
 
     /// The subjects, listed anew when pods changed or the last look at the hierarchy is old.
@@ -226,12 +262,12 @@ impl Service {
     }
 }
 
-/// Reads a generation slice by slice.
+/// Reads a generation slice by slice; then which filesystems there are, when they are wanted.
 async fn read(
     mut sampler: Sampler,
     depth: Depth,
     subjects: Arc<Vec<Arc<Subject>>>,
-) -> Option<(Sampler, Generation)> {
+) -> Option<(Sampler, Generation, Vec<Mount>)> {
     let mut generation;
     (sampler, generation) = blocking(move || {
         let generation = sampler.begin(depth, stamp());
@@ -251,12 +287,12 @@ async fn read(
         next += SLICE;
     }
     blocking(move || {
-        if depth == Depth::Full {
-            let mounts = sampler.mounts().into_iter();
-            generation.filesystems = mounts.filter_map(filesystem).collect();
-        }
+        let mounts = match depth {
+            Depth::Full => sampler.mounts(),
+            Depth::Light => Vec::new(),
+        };
         log(sampler.end(&mut generation));
-        (sampler, generation)
+        (sampler, generation, mounts)
     })
     .await
 }
@@ -271,8 +307,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     }
 }
 
-/// Sizes of a local filesystem: such a call does not wait for anybody.
-fn filesystem(mount: kedge_metrics::disk::Mount) -> Option<Filesystem> {
+/// Sizes of a filesystem.
+fn filesystem(mount: Mount) -> Option<Filesystem> {
     let sizes = kedge_sys::fs::usage(Path::new(&*mount.path)).ok()?;
     Some(Filesystem {
         mount,

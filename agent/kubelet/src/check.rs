@@ -8,6 +8,9 @@ use std::time::Duration;
 use kedge_cri::{Kind, Runtime};
 use kedge_pods::hook::Handler;
 use kedge_pods::probe::Answer;
+use kedge_tasks::Meters;
+
+use crate::meters;
 
 mod grpc;
 mod http;
@@ -48,13 +51,20 @@ pub async fn probe(
         .unwrap_or_else(|_| Answer::Failure(format!("no answer within {} s", timeout.as_secs())))
 }
 
-/// Runs a lifecycle hook; the caller limits its time.
-pub async fn hook(runtime: &dyn Runtime, container: &str, handler: &Handler) -> Result<(), String> {
+/// Runs a lifecycle hook; the caller limits its time by dropping this.
+pub async fn hook(
+    runtime: &dyn Runtime,
+    meters: &Meters,
+    container: &str,
+    handler: &Handler,
+) -> Result<(), String> {
     match handler {
-        Handler::Http(get) => hook_http(get).await,
+        Handler::Http(get) => hook_http(meters, get).await,
         Handler::Exec { command } => hook_exec(runtime, container, command).await,
         Handler::Sleep { seconds } => {
+            let mut cut = CutShort(Some(meters));
             tokio::time::sleep(Duration::from_secs(*seconds)).await;
+            cut.0 = None;
             Ok(())
         }
         // The API server accepts tcpSocket hooks and they have never done anything but fail.
@@ -64,7 +74,18 @@ pub async fn hook(runtime: &dyn Runtime, container: &str, handler: &Handler) -> 
     }
 }
 
-async fn hook_http(get: &kedge_pods::hook::HttpGet) -> Result<(), String> {
+/// Counts a sleep that is dropped before its end.
+struct CutShort<'a>(Option<&'a Meters>);
+
+impl Drop for CutShort<'_> {
+    fn drop(&mut self) {
+        if let Some(meters) = self.0 {
+            meters.count(&meters::SLEEPS, &[]);
+        }
+    }
+}
+
+async fn hook_http(meters: &Meters, get: &kedge_pods::hook::HttpGet) -> Result<(), String> {
     match fetch(get).await {
         Ok(response) if response.status < 400 => Ok(()),
         Ok(response) => Err(format!("HTTP status {}", response.status)),
@@ -74,7 +95,11 @@ async fn hook_http(get: &kedge_pods::hook::HttpGet) -> Result<(), String> {
                 https: false,
                 ..get.clone()
             };
-            match fetch(&plain).await {
+            let answer = fetch(&plain).await;
+            if answer.is_ok() {
+                meters.count(&meters::FALLBACKS, &[]);
+            }
+            match answer {
                 Ok(response) if response.status < 400 => Ok(()),
                 Ok(response) => Err(format!("HTTP status {}", response.status)),
                 Err(error) => Err(error.to_string()),

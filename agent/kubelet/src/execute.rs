@@ -154,7 +154,8 @@ async fn run_hook(
         Hook::PostStart => "PostStartHookError",
         Hook::PreStop => "PreStopHookError",
     };
-    let run = check::hook(context.node.runtime.as_ref(), id, handler);
+    let node = &context.node;
+    let run = check::hook(node.runtime.as_ref(), &node.meters, id, handler);
     let result = match timeout {
         None => run.await,
         Some(limit) => tokio::time::timeout(limit, run)

@@ -13,6 +13,7 @@ use kedge_tasks::{Next, Registry, Stop};
 use tokio::time::Instant;
 
 use crate::execute;
+use crate::meters;
 use crate::node::Node;
 
 const EVERY: Duration = Duration::from_secs(300);
@@ -77,13 +78,22 @@ async fn images(node: &Node, ages: &mut Ages) -> Result<u64, String> {
         node.settings.image_gc_high,
         node.settings.image_gc_low,
     );
+    let min_age = node.settings.image_min_age;
+    let chosen = choose(candidates, to_free, min_age, Instant::now());
+    let freed = remove(node, chosen).await?;
+    if freed < to_free {
+        return Err(format!(
+            "disk is over {} %, {to_free} bytes were to be freed and only {freed} could be",
+            node.settings.image_gc_high
+        ));
+    }
+    Ok(freed)
+}
+
+/// Removes images. Answers the bytes that they had.
+async fn remove(node: &Node, chosen: Vec<Candidate>) -> Result<u64, String> {
     let mut freed = 0;
-    for candidate in choose(
-        candidates,
-        to_free,
-        node.settings.image_min_age,
-        Instant::now(),
-    ) {
+    for candidate in chosen {
         let spec = v1::ImageSpec {
             image: candidate.id.clone(),
             ..v1::ImageSpec::default()
@@ -93,14 +103,10 @@ async fn images(node: &Node, ages: &mut Ages) -> Result<u64, String> {
             size = candidate.size,
             "removing unused image"
         );
-        node.runtime.remove_image(spec).await.map_err(text)?;
+        let removed = node.runtime.remove_image(spec).await;
+        removed.map_err(|error| error.to_string())?;
+        node.meters.count(&meters::COLLECTED, &["space"]);
         freed += candidate.size;
-    }
-    if freed < to_free {
-        return Err(format!(
-            "disk is over {} %, {to_free} bytes were to be freed and only {freed} could be",
-            node.settings.image_gc_high
-        ));
     }
     Ok(freed)
 }
@@ -260,6 +266,23 @@ mod tests {
         assert_eq!(chosen(15), ["old", "newer"]);
         assert_eq!(chosen(1000), ["old", "newer"]);
         assert!(chosen(0).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_removed_image_is_counted_and_one_that_stays_is_not() {
+        use kedge_tasks::meter::Reading;
+        let rig = crate::testing::Rig::new("collect");
+        rig.fake.add_image("example.com/old:1");
+        let images = rig.node.runtime.list_images().await.unwrap();
+        let now = Instant::now();
+        let candidates = Ages::default().update(&images, &BTreeSet::new(), now);
+        assert!(remove(&rig.node, candidates.clone()).await.is_ok());
+        rig.fake.set_down(true);
+        assert!(remove(&rig.node, candidates).await.is_err());
+        assert_eq!(
+            rig.node.meters.reading(&meters::COLLECTED, &["space"]),
+            Some(Reading::Count(1))
+        );
     }
 
     #[tokio::test(start_paused = true)]

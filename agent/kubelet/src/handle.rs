@@ -76,6 +76,11 @@ pub enum LookupError {
 }
 
 impl KubeletHandle {
+    /// The runtime, whose calls are counted and timed.
+    pub fn runtime(&self) -> Arc<dyn Runtime> {
+        self.runtime.clone()
+    }
+
     /// Every pod of this node.
     pub fn pods(&self) -> Vec<Arc<PodView>> {
         self.views.borrow().values().cloned().collect()

@@ -13,6 +13,7 @@ use kedge_pods::{pod, status::reason};
 use tokio::time::Instant;
 
 use crate::credentials;
+use crate::meters;
 use crate::node::Node;
 
 /// Between two questions to a runtime that is away.
@@ -26,20 +27,31 @@ pub async fn ensure(
     image: &str,
     policy: PullPolicy,
 ) -> Outcome {
+    let meters = &node.meters;
     if image.is_empty() {
         return Outcome::failed(reason::INVALID_IMAGE_NAME, "the image name is empty");
     }
     if policy != PullPolicy::Always {
         match present(node, image).await {
-            Ok(Some(found)) => return already(&found),
+            Ok(Some(found)) => {
+                meters::ensured(meters, policy, Some(true), Some(false));
+                return already(&found);
+            }
             Ok(None) if policy == PullPolicy::Never => {
+                meters::ensured(meters, policy, Some(false), None);
                 let text =
                     format!("Container image {image:?} is not present with pull policy of Never");
                 return Outcome::failed(reason::ERR_IMAGE_NEVER_PULL, text);
             }
-            Ok(None) => {}
-            Err(error) => return Outcome::failed(reason::IMAGE_INSPECT, error.to_string()),
+            Ok(None) => meters::ensured(meters, policy, Some(false), Some(true)),
+            Err(error) => {
+                meters::ensured(meters, policy, None, None);
+                return Outcome::failed(reason::IMAGE_INSPECT, error.to_string());
+            }
         }
+    } else {
+        // Not looked for: the registry decides.
+        meters::ensured(meters, policy, None, Some(true));
     }
     let Ok(_place) = node.pulls.acquire().await else {
         return Outcome::failed(reason::ERR_IMAGE_PULL, "the agent is shutting down");

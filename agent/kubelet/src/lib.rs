@@ -61,6 +61,7 @@ pub use clock::Clock;
 pub use desired::Desired;
 pub use facts::{Condition, NodeImage, RuntimeFacts};
 pub use handle::{ContainerRef, KubeletHandle, Located, LookupError, PodView, Streams, Views};
+pub use meters::{plugin_of, priority_bucket};
 pub use outbound::{ApiError, Outbound, PodEvent, Token, TrustBundle};
 pub use settings::Settings;
 pub use shutdown::Report;

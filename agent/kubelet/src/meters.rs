@@ -1,6 +1,12 @@
 //! What the kubelet counts for `/metrics` and `/metrics/probes`: upstream's families, and where each is moved.
 //!
-//! In: things that happened, from the places where they do. Out: changes of [`Meters`]. Decides nothing.
+//! In: things that happened, from the places where they do. Out: changes of [`Meters`]. Decides nothing. Which of upstream's families the node
+//! has, and why others are absent, is listed in `agent/METRICS.md`.
+
+pub(crate) mod images;
+mod probes;
+pub(crate) mod resize;
+pub(crate) mod storage;
 
 use std::time::Duration;
 
@@ -8,18 +14,20 @@ use k8s_openapi::api::core::v1::Pod;
 use kedge_pods::action::{Action, Outcome};
 use kedge_pods::observed::{ObservedPod, State};
 use kedge_pods::pod::{self, Kind};
-use kedge_pods::probe::{Answer, ProbeKind};
 use kedge_tasks::Meters;
-use kedge_tasks::meter::{BUCKETS, Family, Page};
+use kedge_tasks::meter::{BUCKETS, Family};
+
+pub(crate) use images::{COLLECTED, ensured, pulled, volume};
+pub(crate) use probes::{forget, probed};
+pub use resize::priority_bucket;
+pub(crate) use resize::{carried_out, moved, requested};
+pub use storage::plugin_of;
+pub(crate) use storage::{plugin, worked};
 
 /// Seconds until a pod runs.
 const START: &[f64] = &[
     0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 180.0, 240.0,
     300.0, 360.0, 480.0, 600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0,
-];
-/// Seconds of a pull.
-const PULL: &[f64] = &[
-    1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 180.0, 300.0, 600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0,
 ];
 /// Seconds until the API has a status.
 const STATUS: &[f64] = &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0];
@@ -45,12 +53,6 @@ pub(crate) static TERMINATED: Family = Family::counter(
     "kubelet_terminated_containers_total",
     &["container_type", "exit_code", "reason"],
     "Containers that were seen to end.",
-);
-pub(crate) static PULLS: Family = Family::histogram(
-    "kubelet_image_pull_duration_seconds",
-    &["image_size_in_bytes"],
-    PULL,
-    "Time of image pulls by size.",
 );
 pub(crate) static WORK: Family = Family::histogram(
     "kubelet_pod_worker_duration_seconds",
@@ -94,6 +96,59 @@ pub(crate) static RELIST_INTERVAL: Family = Family::histogram(
     BUCKETS,
     "Time between two such lists.",
 );
+pub(crate) static RELIST_SEEN: Family = Family::gauge(
+    "kubelet_pleg_last_seen_seconds",
+    &[],
+    "When everything the runtime has was last listed, seconds since 1970.",
+);
+pub(crate) static RELIST_POD: Family = Family::histogram(
+    "kubelet_pleg_pod_relist_duration_seconds",
+    &[],
+    BUCKETS,
+    "Time of asking the runtime about one pod.",
+);
+pub(crate) static WORKER_START: Family = Family::histogram(
+    "kubelet_pod_worker_start_duration_seconds",
+    &[],
+    BUCKETS,
+    "Time from first seeing a pod until its worker acts.",
+);
+pub(crate) static CONTAINERS: Family = Family::histogram(
+    "kubelet_containers_per_pod_count",
+    &[],
+    &[1.0, 2.0, 4.0, 8.0, 16.0],
+    "Containers of pods that were given a worker.",
+);
+pub(crate) static DESIRED: Family = Family::gauge(
+    "kubelet_desired_pods",
+    &["static"],
+    "Pods that this node was told to run.",
+);
+pub(crate) static ORPHANS: Family = Family::counter(
+    "kubelet_orphaned_runtime_pods_total",
+    &[],
+    "Pods that ran or lay about though nobody asked for them.",
+);
+pub(crate) static FALLBACKS: Family = Family::counter(
+    "kubelet_lifecycle_handler_http_fallbacks_total",
+    &[],
+    "Lifecycle hooks for HTTPS that were answered by HTTP.",
+);
+pub(crate) static SLEEPS: Family = Family::counter(
+    "kubelet_sleep_action_terminated_early_total",
+    &[],
+    "Lifecycle hooks that were to sleep and were cut short.",
+);
+pub(crate) static SHUTDOWN_START: Family = Family::gauge(
+    "kubelet_graceful_shutdown_start_time_seconds",
+    &[],
+    "When the node began to end its pods to go down, seconds since 1970; 0 while it does not.",
+);
+pub(crate) static SHUTDOWN_END: Family = Family::gauge(
+    "kubelet_graceful_shutdown_end_time_seconds",
+    &[],
+    "When they had ended, seconds since 1970; 0 before.",
+);
 pub(crate) static EVICTIONS: Family = Family::counter(
     "kubelet_evictions",
     &["eviction_signal"],
@@ -110,26 +165,6 @@ pub(crate) static CGROUPS: Family = Family::histogram(
     BUCKETS,
     "Time of work on pods' cgroups.",
 );
-pub(crate) static PROBES: Family = Family::counter(
-    "prober_probe_total",
-    &[
-        "container",
-        "namespace",
-        "pod",
-        "pod_uid",
-        "probe_type",
-        "result",
-    ],
-    "Probes by result.",
-)
-.on(Page::Probes);
-pub(crate) static PROBE_TIME: Family = Family::histogram(
-    "prober_probe_duration_seconds",
-    &["container", "namespace", "pod", "probe_type"],
-    BUCKETS,
-    "Time of probes.",
-)
-.on(Page::Probes);
 
 /// Shows what has no labels from the start.
 pub(crate) fn declare(meters: &Meters) {
@@ -142,6 +177,17 @@ pub(crate) fn declare(meters: &Meters) {
         &STATUS_SYNC,
         &RELIST,
         &RELIST_INTERVAL,
+        &RELIST_POD,
+        &WORKER_START,
+        &CONTAINERS,
+        &ORPHANS,
+        &FALLBACKS,
+        &SLEEPS,
+        &SHUTDOWN_START,
+        &SHUTDOWN_END,
+        &images::VOLUMES,
+        &images::VOLUMES_READY,
+        &images::VOLUMES_FAILED,
     ]);
 }
 
@@ -158,12 +204,14 @@ pub(crate) fn acted(meters: &Meters, action: &What, outcome: &Outcome, took: Dur
             },
             _,
         ) => {
-            meters.observe(&PULLS, &[size_bucket(*size)], *took);
+            pulled(meters, *size, *took);
         }
         (Outcome::Started { .. }, Some(kind)) => meters.count(&STARTED, &[container_type(kind)]),
         (Outcome::Failed { reason, .. }, Some(kind)) => {
             meters.count(&STARTED_ERRORS, &[reason, container_type(kind)]);
         }
+        (Outcome::Resized(_), _) => carried_out(meters, true, took),
+        (Outcome::Failed { .. }, None) if action.resize => carried_out(meters, false, took),
         (Outcome::Done, None) if action.sandbox => meters.count(&STARTED_PODS, &[]),
         (Outcome::Failed { .. }, None) if action.sandbox => {
             meters.count(&STARTED_PODS_ERRORS, &[]);
@@ -177,6 +225,7 @@ pub(crate) fn acted(meters: &Meters, action: &What, outcome: &Outcome, took: Dur
 pub(crate) struct What {
     operation: &'static str,
     sandbox: bool,
+    resize: bool,
     container: Option<Kind>,
 }
 
@@ -199,6 +248,7 @@ impl From<&Action> for What {
         Self {
             operation,
             sandbox: matches!(action, Action::CreateSandbox { .. }),
+            resize: matches!(action, Action::Resize { .. }),
             container: match action {
                 Action::StartContainer { kind, .. } => Some(*kind),
                 _ => None,
@@ -213,60 +263,6 @@ fn container_type(kind: Kind) -> &'static str {
         Kind::App => "container",
         Kind::Ephemeral => "ephemeral_container",
     }
-}
-
-/// Upstream's words for the size of an image.
-fn size_bucket(bytes: u64) -> &'static str {
-    const MB: u64 = 1024 * 1024;
-    match bytes {
-        0 => "N/A",
-        b if b <= 10 * MB => "0-10MB",
-        b if b <= 100 * MB => "10MB-100MB",
-        b if b <= 500 * MB => "100MB-500MB",
-        b if b <= 1024 * MB => "500MB-1GB",
-        b if b <= 5 * 1024 * MB => "1GB-5GB",
-        b if b <= 10 * 1024 * MB => "5GB-10GB",
-        b if b <= 20 * 1024 * MB => "10GB-20GB",
-        b if b <= 30 * 1024 * MB => "20GB-30GB",
-        b if b <= 40 * 1024 * MB => "30GB-40GB",
-        b if b <= 60 * 1024 * MB => "40GB-60GB",
-        b if b <= 100 * 1024 * MB => "60GB-100GB",
-        _ => "GT100GB",
-    }
-}
-
-/// A probe was run.
-pub(crate) fn probed(
-    meters: &Meters,
-    pod: &Pod,
-    container: &str,
-    kind: ProbeKind,
-    answer: &Answer,
-    took: Duration,
-) {
-    let kind = match kind {
-        ProbeKind::Startup => "Startup",
-        ProbeKind::Liveness => "Liveness",
-        ProbeKind::Readiness => "Readiness",
-    };
-    let result = match answer {
-        Answer::Success | Answer::Warning(_) => "successful",
-        Answer::Failure(_) => "failed",
-        Answer::Error(_) => "unknown",
-    };
-    let (namespace, name, uid) = (pod::namespace(pod), pod::name(pod), pod::uid(pod));
-    meters.count(&PROBES, &[container, namespace, name, uid, kind, result]);
-    meters.observe(&PROBE_TIME, &[container, namespace, name, kind], took);
-}
-
-/// A pod is gone: its series go too.
-pub(crate) fn forget(meters: &Meters, pod: &Pod) {
-    let (namespace, name, uid) = (pod::namespace(pod), pod::name(pod), pod::uid(pod));
-    let at = |labels: &[Box<str>], n: usize| labels.get(n).map(|l| l.to_string());
-    meters.forget(&PROBES, |labels| at(labels, 3).as_deref() == Some(uid));
-    meters.forget(&PROBE_TIME, |labels| {
-        at(labels, 1).as_deref() == Some(namespace) && at(labels, 2).as_deref() == Some(name)
-    });
 }
 
 /// Containers that ran before and have ended now.
@@ -292,6 +288,7 @@ pub(crate) fn ended(meters: &Meters, pod: &Pod, before: &ObservedPod, now: &Obse
 pub(crate) struct Beginning {
     seen: tokio::time::Instant,
     pulling: Duration,
+    acts: bool,
 }
 
 impl Beginning {
@@ -300,6 +297,14 @@ impl Beginning {
         Self {
             seen: tokio::time::Instant::now(),
             pulling: Duration::ZERO,
+            acts: false,
+        }
+    }
+
+    /// Its worker acts.
+    pub(crate) fn acts(&mut self, meters: &Meters) {
+        if !std::mem::replace(&mut self.acts, true) {
+            meters.observe(&WORKER_START, &[], self.seen.elapsed());
         }
     }
 
@@ -346,7 +351,11 @@ mod tests {
     use crate::testing::pod;
     use kedge_pods::action::PullPolicy;
     use kedge_pods::observed::ObservedContainer;
+    use kedge_pods::probe::{Answer, ProbeKind};
     use kedge_tasks::meter::Reading;
+
+    use super::images::PULLS;
+    use super::probes::{PROBE_TIME, PROBES};
 
     fn web() -> Pod {
         pod(
@@ -379,12 +388,18 @@ mod tests {
             policy: PullPolicy::Always,
         };
         let sandbox = Action::CreateSandbox { attempt: 0 };
+        let resize = Action::Resize {
+            container: "a".into(),
+            id: "c".into(),
+        };
         for (action, outcome) in [
             (&start, &started),
             (&start, &failed),
             (&pull, &image),
             (&sandbox, &Outcome::Done),
             (&sandbox, &failed),
+            (&resize, &Outcome::Resized(Box::default())),
+            (&resize, &failed),
         ] {
             acted(
                 &meters,
@@ -405,6 +420,10 @@ mod tests {
             panic!("no pull");
         };
         assert!((seconds - 2.0).abs() < 1e-9);
+        for success in ["true", "false"] {
+            let resized = meters.reading(&resize::DURATION, &[success]);
+            assert!(matches!(resized, Some(Reading::Spread(_, ms)) if ms == 30.0));
+        }
         assert!(meters.reading(&WORK, &["create"]).is_some());
         assert!(meters.reading(&WORK, &["sync"]).is_some());
     }

@@ -11,6 +11,7 @@ use kedge_tasks::{Meters, Stop};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::clock::Clock;
 use crate::meters;
 use crate::observe::{self, Census};
 
@@ -33,6 +34,7 @@ const RECONNECT: Duration = Duration::from_secs(1);
 pub async fn run(
     runtime: Arc<dyn Runtime>,
     meters: Meters,
+    clock: Clock,
     sights: mpsc::Sender<Sight>,
     mut stop: Stop,
 ) {
@@ -49,7 +51,11 @@ pub async fn run(
             let census = observe::census(runtime.as_ref()).await;
             meters.observe(&meters::RELIST, &[], began.elapsed());
             let seen = match census {
-                Ok(census) => Sight::Census(census),
+                Ok(census) => {
+                    #[expect(clippy::cast_precision_loss, reason = "seconds since 1970")]
+                    meters.set(&meters::RELIST_SEEN, &[], clock.wall_seconds() as f64);
+                    Sight::Census(census)
+                }
                 Err(error) => Sight::Down(error.to_string()),
             };
             let down = matches!(seen, Sight::Down(_));

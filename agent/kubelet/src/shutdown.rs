@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::node::Node;
-use crate::{check, observe};
+use crate::{check, meters, observe};
 
 /// Ordinary pods get three parts of the time for one that critical ones get.
 const CRITICAL_SHARE: u32 = 3;
@@ -41,6 +41,12 @@ struct Target {
 /// Stops every container within `limit`.
 pub async fn run(node: Arc<Node>, limit: Duration) -> Report {
     let end = Instant::now() + limit;
+    let noted = |family| {
+        #[expect(clippy::cast_precision_loss, reason = "seconds since 1970")]
+        let now = node.clock.wall_seconds() as f64;
+        node.meters.set(family, &[], now);
+    };
+    noted(&meters::SHUTDOWN_START);
     let stopping = async {
         let (ordinary, critical) = targets(&node).await;
         let reserve = if critical.is_empty() {
@@ -55,9 +61,9 @@ pub async fn run(node: Arc<Node>, limit: Duration) -> Report {
         report.left += second.left;
         report
     };
-    tokio::time::timeout_at(end, stopping)
-        .await
-        .unwrap_or_default()
+    let report = tokio::time::timeout_at(end, stopping).await;
+    noted(&meters::SHUTDOWN_END);
+    report.unwrap_or_default()
 }
 
 async fn targets(node: &Node) -> (Vec<Target>, Vec<Target>) {
@@ -184,7 +190,7 @@ async fn pre_stop(node: &Node, target: &Target, c: &ObservedContainer, deadline:
             return;
         }
     };
-    let run = check::hook(node.runtime.as_ref(), &c.id, &handler);
+    let run = check::hook(node.runtime.as_ref(), &node.meters, &c.id, &handler);
     match tokio::time::timeout_at(deadline, run).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(container = c.name, error, "preStop hook"),
@@ -231,5 +237,12 @@ mod tests {
         assert!(rig.fake.running("app").is_empty());
         // Nothing was removed: the pod starts again with the node.
         assert_eq!(rig.fake.counts(), (1, 1));
+        use kedge_tasks::meter::Reading;
+        let at = |family| match rig.node.meters.reading(family, &[]) {
+            Some(Reading::Level(at)) => at,
+            other => panic!("{other:?}"),
+        };
+        let took = at(&meters::SHUTDOWN_END) - at(&meters::SHUTDOWN_START);
+        assert!((1.0..=12.0).contains(&took), "{took}");
     }
 }

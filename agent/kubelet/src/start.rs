@@ -94,7 +94,8 @@ impl Kubelet {
         let statics = start_statics(&node, &registry, tasks);
         let (sights_to, sights) = mpsc::channel(64);
         let stop = tasks.stop();
-        let observing = observer::run(metered.clone(), meters, sights_to, stop);
+        let clock = node.clock.clone();
+        let observing = observer::run(metered.clone(), meters, clock, sights_to, stop);
         tasks.spawn("observer", observing);
         let stop = tasks.stop();
         tasks.spawn(

@@ -13,7 +13,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kedge_pods::pod::{self, Fate};
 use kedge_pods::resize::{self, Pending};
-use kedge_tasks::{Registry, Stop};
+use kedge_tasks::{Meters, Registry, Stop};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::admission::{self, NodeObject};
 use crate::desired::Desired;
 use crate::limits::Eviction;
+use crate::meters;
 use crate::node::Node;
 use crate::observe::Census;
 use crate::observer::Sight;
@@ -50,6 +51,26 @@ pub struct KubeletState {
 struct Entry {
     input: watch::Sender<Arc<Input>>,
     poke: Arc<Notify>,
+    /// The pod as it was last asked for; its worker may have been granted less.
+    asked: Arc<Pod>,
+    /// When a resize was put off.
+    put_off: Option<Instant>,
+}
+
+impl Entry {
+    /// Counts what becomes of the pod's resize with a new input.
+    fn resized(&mut self, meters: &Meters, new: &Input, trigger: &str) {
+        let old = self.input.borrow().clone();
+        if old.pending.is_none() && new.pending.is_some() {
+            self.put_off = Some(Instant::now());
+        }
+        let put_off = self.put_off.map_or(Duration::ZERO, |at| at.elapsed());
+        let (before, now) = (old.pending.as_ref(), new.pending.as_ref());
+        meters::moved(meters, &new.pod, before, now, put_off, trigger);
+        if new.pending.is_none() {
+            self.put_off = None;
+        }
+    }
 }
 
 /// What the supervisor listens to.
@@ -83,6 +104,9 @@ pub struct Supervisor {
     levels: Option<Vec<kedge_pods::qos::Cgroup>>,
     said_waiting: bool,
     object: Arc<NodeObject>,
+    /// What made the loop wake up, in upstream's words for what lets a resize be tried again.
+    trigger: &'static str,
+    registry: Registry,
 }
 
 /// The end of something that ran beside the loop.
@@ -111,11 +135,14 @@ impl Supervisor {
             levels: None,
             said_waiting: false,
             object: Arc::default(),
+            trigger: "periodic_retry",
+            registry: Registry::default(),
         }
     }
 
     /// Runs until the stop is requested; workers end with it and touch nothing.
     pub async fn run(mut self, mut sources: Sources) {
+        self.registry = sources.registry.clone();
         loop {
             let began = Instant::now();
             let wake = self.reconcile(&mut sources);
@@ -124,32 +151,49 @@ impl Supervisor {
                 .registry
                 .record("pods", "change", began, Ok(words.as_str()));
             // Every arm only waits; a message taken by an arm is handled in it.
-            tokio::select! {
+            self.trigger = tokio::select! {
                 () = sources.stop.requested() => return,
                 _ = sources.freeze.wait_for(|freeze| *freeze) => return,
-                changed = sources.object.changed() => if changed.is_err() { return },
-                changed = sources.desired.changed() => if changed.is_err() { return },
-                changed = sources.statics.changed() => if changed.is_err() { return },
+                changed = sources.object.changed() => match changed {
+                    Ok(()) => "periodic_retry",
+                    Err(_) => return,
+                },
+                changed = sources.desired.changed() => match changed {
+                    Ok(()) => "pod_updated",
+                    Err(_) => return,
+                },
+                changed = sources.statics.changed() => match changed {
+                    Ok(()) => "pod_updated",
+                    Err(_) => return,
+                },
                 sight = sources.sights.recv() => match sight {
-                    Some(sight) => self.on_sight(sight),
+                    Some(sight) => {
+                        self.on_sight(sight);
+                        "pod_terminated"
+                    }
                     None => return,
                 },
                 eviction = sources.evictions.recv() => match eviction {
-                    Some(eviction) => self.evict(eviction),
+                    Some(eviction) => {
+                        self.evict(eviction);
+                        "pod_terminated"
+                    }
                     None => return,
                 },
                 Some(ended) = self.running.join_next() => {
                     if let Ok(uid) = ended {
                         self.on_end(&uid);
                     }
+                    "pods_removed"
                 }
                 Some(done) = self.jobs.join_next() => {
                     if let Ok(done) = done {
                         self.on_done(done);
                     }
+                    "periodic_retry"
                 }
-                () = tokio::time::sleep_until(wake) => {}
-            }
+                () = tokio::time::sleep_until(wake) => "periodic_retry",
+            };
         }
     }
 
@@ -232,6 +276,8 @@ impl Supervisor {
         let waiting = matches!(desired, Desired::Unknown);
         self.say_waiting(waiting);
         let (from_api, mirrors) = sorted(&desired);
+        self.count_wanted(&from_api, &statics);
+        self.count_resizes(&from_api);
         // Whether a pod already ran here, and what the node has, decide about admission: nothing starts before both are known.
         if self.census.is_some() && !self.object.allocatable.is_empty() {
             let wanted = self.wanted(&from_api, &mirrors, &statics);
@@ -256,6 +302,27 @@ impl Supervisor {
             changed
         });
         wake
+    }
+
+    fn count_wanted(&self, from_api: &BTreeMap<String, Arc<Pod>>, statics: &Statics) {
+        let counts = [("", from_api.len()), ("true", statics.pods.len())];
+        for (is_static, count) in counts {
+            #[expect(clippy::cast_precision_loss, reason = "pods of one node")]
+            let count = count as f64;
+            self.node.meters.set(&meters::DESIRED, &[is_static], count);
+        }
+    }
+
+    /// Notes which resources pods ask for, whether they are granted or not.
+    fn count_resizes(&mut self, from_api: &BTreeMap<String, Arc<Pod>>) {
+        for (uid, pod) in from_api {
+            if let Some(entry) = self.workers.get_mut(uid)
+                && !Arc::ptr_eq(&entry.asked, pod)
+            {
+                meters::requested(&self.node.meters, &entry.asked, pod);
+                entry.asked = pod.clone();
+            }
+        }
     }
 
     fn say_waiting(&mut self, waiting: bool) {
@@ -352,7 +419,7 @@ impl Supervisor {
         let fate = admission::admit(pod, runs, &active, &self.object, &self.node.facts());
         if let Fate::Rejected { reason, .. } = &fate {
             let meters = &self.node.meters;
-            meters.count(&crate::meters::REJECTIONS, &[reason]);
+            meters.count(&meters::REJECTIONS, &[reason]);
         }
         fate
     }
@@ -409,9 +476,11 @@ impl Supervisor {
                 pod::name(&input.pod).to_owned(),
             )
         });
+        let (meters, trigger) = (self.node.meters.clone(), self.trigger);
         for (uid, mut input) in inputs {
-            match self.workers.get(&uid) {
+            match self.workers.get_mut(&uid) {
                 Some(entry) => {
+                    entry.resized(&meters, &input, trigger);
                     entry.input.send_if_modified(|old| {
                         let same = old.fate == input.fate
                             && old.pending == input.pending
@@ -437,6 +506,12 @@ impl Supervisor {
             let pod = pod::name(&input.pod);
             tracing::warn!(pod, uid, reason, message, "pod refused");
         }
+        let asked = input.pod.clone();
+        let put_off = input.pending.as_ref().map(|_| Instant::now());
+        #[expect(clippy::cast_precision_loss, reason = "containers of one pod")]
+        let containers = pod::spec(&asked).containers.len() as f64;
+        let meters = &self.node.meters;
+        meters.observe_value(&meters::CONTAINERS, &[], containers);
         let (sender, receiver) = watch::channel(Arc::new(input));
         let poke = Arc::new(Notify::new());
         let mailbox = Mailbox {
@@ -445,13 +520,16 @@ impl Supervisor {
         };
         let worker = Worker::new(self.node.clone(), uid.clone(), mailbox);
         let ended = uid.clone();
+        let work = self.registry.watched("pod-worker", worker.run());
         self.running.spawn(async move {
-            worker.run().await;
+            work.await;
             ended
         });
         let entry = Entry {
             input: sender,
             poke,
+            asked,
+            put_off,
         };
         self.workers.insert(uid, entry);
     }

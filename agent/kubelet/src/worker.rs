@@ -264,6 +264,11 @@ impl Worker {
         {
             beginning.runs(&self.node.meters, &input.pod, now.wall);
         }
+        if !started.is_empty()
+            && let Some(beginning) = &mut self.beginning
+        {
+            beginning.acts(&self.node.meters);
+        }
         let probe_at = self.memory.probes.wake_at();
         let ending = self.memory.end().is_some();
         self.node.events(&input.pod, &self.uid, events);

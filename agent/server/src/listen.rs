@@ -169,7 +169,7 @@ async fn serve(
     }
 }
 
-async fn converse<S>(
+pub(crate) async fn converse<S>(
     stream: S,
     peer: Option<User>,
     handler: impl Handler,
@@ -186,7 +186,10 @@ async fn converse<S>(
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(MAX_HEADER);
+        .max_buf_size(MAX_HEADER)
+        // Pieces of a page are passed on as they are, not copied into a buffer of the size above: what is not copied is counted
+        // (`pages`), and bounds what a slow client holds.
+        .writev(true);
     builder
         .http2()
         .timer(TokioTimer::new())

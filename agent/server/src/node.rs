@@ -144,28 +144,27 @@ pub trait Node: Send + Sync + 'static {
     /// A page, measured now (or less than a second ago).
     fn page(&self, page: Page) -> Answer<'_, Box<dyn Source>>;
 
-    /// A request to the kubelet's ports was answered.
-    fn served(&self, request: &Served<'_>);
+    /// A request to the kubelet's ports came.
+    fn begun(&self, request: &Counted);
+
+    /// It ended: its answer was sent to the last byte, or the client went away. `None`: before there was an answer.
+    fn ended(&self, request: &Counted, status: Option<u16>, took: std::time::Duration);
 
     /// A KubeletConfiguration, for `/configz`.
     fn configuration(&self) -> serde_json::Value;
 }
 
-/// A request that was answered, for the counters.
+/// A request, for the counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Served<'a> {
-    /// `GET`
-    pub method: &'a str,
+pub struct Counted {
+    /// `GET`; `other` for methods that are none.
+    pub method: &'static str,
     /// The first part of the path: never anything that a client can make up.
     pub path: &'static str,
     /// `readwrite` (10250) or `readonly` (10255).
     pub server: &'static str,
     /// It lasts as long as the client likes.
     pub long_running: bool,
-    /// The status.
-    pub status: u16,
-    /// Until the answer's head.
-    pub took: std::time::Duration,
 }
 
 /// The node, shared by connections.

@@ -1,7 +1,8 @@
 //! Pages of metrics as HTTP answers: the format by `Accept`, gzip by `Accept-Encoding`, written a piece at a time.
 //!
-//! In: a [`Source`], the request's headers. Out: a response whose body is made as fast as the client reads it. Bounded: pages under way
-//! ([`PAGES`], 503 beyond), gzip encoders ([`ENCODERS`], plain text beyond), time per page.
+//! In: a [`Source`], the request's headers. Out: a response whose body is made as fast as the client reads it: a piece is made only when all
+//! but one of those before have left for the socket. Bounded: pages under way ([`PAGES`], 503 beyond), gzip encoders ([`ENCODERS`], plain text
+//! beyond), pieces of a page in memory ([`PIECES`]), time per page ([`LONGEST`], which also ends a client that stopped reading).
 
 mod accept;
 mod meters;
@@ -29,6 +30,8 @@ const PAGES: usize = 40;
 const ENCODERS: usize = 4;
 /// Text of one piece.
 const PIECE: usize = 16 * 1024;
+/// Pieces of one page that may wait for the socket. The HTTP library would take a hundred kilobytes and more from each page.
+const PIECES: usize = 2;
 /// A client that reads slower than this is cut off.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -66,6 +69,11 @@ impl IntoResponse for Busy {
 }
 
 impl Limits {
+    /// Takes a page that is not compressed.
+    pub(crate) fn plain(&self) -> Result<Permit, Busy> {
+        self.take(&HeaderMap::new())
+    }
+
     /// Takes a page, and an encoder when the client reads gzip and one is free.
     pub(crate) fn take(&self, headers: &HeaderMap) -> Result<Permit, Busy> {
         let Ok(page) = self.pages.clone().try_acquire_owned() else {
@@ -103,14 +111,8 @@ fn respond(
         source: Some(source),
         writer: Writer::new(format),
         gzip: compressed.then(|| GzEncoder::new(Vec::new(), Compression::fast())),
-        until: Instant::now() + LONGEST,
-        _permit: permit,
     };
-    let body = stream::unfold(page, |mut page| async move {
-        let piece = page.piece().await?;
-        Some((piece, page))
-    });
-    let mut response = Body::from_stream(body).into_response();
+    let mut response = paced(permit, page).into_response();
     let headers = response.headers_mut();
     let value = header::HeaderValue::from_static;
     headers.insert(header::CONTENT_TYPE, value(content_type));
@@ -121,34 +123,83 @@ fn respond(
     response
 }
 
-/// A page being written.
-struct Page {
-    source: Option<Box<dyn Source>>,
-    writer: Writer,
-    gzip: Option<GzEncoder<Vec<u8>>>,
+/// Something that is made piece by piece.
+pub(crate) trait Pieces: Send + 'static {
+    /// The next bytes, perhaps none yet; `None` at the end.
+    fn next(&mut self) -> Option<std::io::Result<Vec<u8>>>;
+}
+
+/// A body whose pieces are made as the ones before leave.
+pub(crate) fn paced(permit: Permit, pieces: impl Pieces) -> Body {
+    let body = Paced {
+        pieces,
+        room: Arc::new(Semaphore::new(PIECES)),
+        until: Instant::now() + LONGEST,
+        _permit: permit,
+    };
+    Body::from_stream(stream::unfold(body, |mut body| async move {
+        let piece = body.piece().await?;
+        Some((piece, body))
+    }))
+}
+
+struct Paced<P> {
+    pieces: P,
+    room: Arc<Semaphore>,
     until: Instant,
     _permit: Permit,
 }
 
-impl Page {
-    /// The next bytes; `None` at the end.
+/// A piece on its way to the socket; gone with its last byte.
+struct Piece {
+    bytes: Vec<u8>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl<P: Pieces> Paced<P> {
     async fn piece(&mut self) -> Option<std::io::Result<Bytes>> {
+        let room = tokio::time::timeout_at(self.until, self.room.clone().acquire_owned());
+        // The semaphore is never closed.
+        let Ok(Ok(room)) = room.await else {
+            let late = std::io::Error::new(std::io::ErrorKind::TimedOut, "read too slowly");
+            return Some(Err(late));
+        };
         loop {
-            if Instant::now() > self.until {
-                let late = std::io::Error::new(std::io::ErrorKind::TimedOut, "read too slowly");
-                return Some(Err(late));
-            }
-            self.fill()?;
-            match self.drain() {
+            match self.pieces.next()? {
                 Ok(bytes) if bytes.is_empty() => {}
-                Ok(bytes) => return Some(Ok(bytes)),
+                Ok(bytes) => {
+                    let piece = Piece { bytes, _room: room };
+                    return Some(Ok(Bytes::from_owner(piece)));
+                }
                 Err(error) => return Some(Err(error)),
             }
             // Compressing a large page is work: others get their turn between the pieces.
             tokio::task::yield_now().await;
         }
     }
+}
 
+/// A page being written.
+struct Page {
+    source: Option<Box<dyn Source>>,
+    writer: Writer,
+    gzip: Option<GzEncoder<Vec<u8>>>,
+}
+
+impl Pieces for Page {
+    fn next(&mut self) -> Option<std::io::Result<Vec<u8>>> {
+        self.fill()?;
+        Some(self.drain())
+    }
+}
+
+impl Page {
     /// Fills the writer. `None`: everything was sent.
     fn fill(&mut self) -> Option<()> {
         let Some(source) = self.source.as_mut() else {
@@ -165,18 +216,18 @@ impl Page {
     }
 
     /// What can be sent of it.
-    fn drain(&mut self) -> std::io::Result<Bytes> {
+    fn drain(&mut self) -> std::io::Result<Vec<u8>> {
         let Some(mut gzip) = self.gzip.take() else {
-            return Ok(Bytes::from(std::mem::take(&mut self.writer.out)));
+            return Ok(std::mem::take(&mut self.writer.out));
         };
         gzip.write_all(&self.writer.out)?;
         self.writer.out.clear();
         if self.source.is_none() {
-            return gzip.finish().map(Bytes::from);
+            return gzip.finish();
         }
         let ready = std::mem::take(gzip.get_mut());
         self.gzip = Some(gzip);
-        Ok(Bytes::from(ready))
+        Ok(ready)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Every request to 10250 passes the gate first, also those to paths that do not exist: who may do nothing learns nothing.
 //! The read-only port has those that only tell.
 
+mod count;
 mod handlers;
 mod metrics;
 
@@ -21,9 +22,10 @@ use tower::ServiceExt;
 use crate::auth::{Gate, Refusal, User};
 use crate::listen::{self, Handler};
 use crate::logs::read::Lane;
-use crate::node::{Served, SharedNode};
+use crate::node::SharedNode;
 use crate::pages;
 use crate::tls::TlsSettings;
+use count::Count;
 
 /// What handlers share.
 #[derive(Clone)]
@@ -175,13 +177,12 @@ struct Guarded {
 impl Handler for Guarded {
     async fn handle(&self, peer: Option<User>, request: Request<Body>) -> Response {
         let (parts, body) = request.into_parts();
-        let counted = Count::begin(&parts, "readwrite");
+        let count = Count::begin(&self.node, &parts, "readwrite");
         let response = match self.gate.admit(peer.as_ref(), &parts).await {
             Ok(_) => answer(self.router.clone(), Request::from_parts(parts, body)).await,
             Err(refusal) => refused(refusal),
         };
-        counted.end(&self.node, &response);
-        response
+        count.through(response)
     }
 }
 
@@ -195,92 +196,10 @@ struct ReadOnly {
 impl Handler for ReadOnly {
     async fn handle(&self, _peer: Option<User>, request: Request<Body>) -> Response {
         let (parts, body) = request.into_parts();
-        let counted = Count::begin(&parts, "readonly");
+        let count = Count::begin(&self.node, &parts, "readonly");
         let response = answer(self.router.clone(), Request::from_parts(parts, body)).await;
-        counted.end(&self.node, &response);
-        response
+        count.through(response)
     }
-}
-
-/// A request under way.
-struct Count {
-    method: http::Method,
-    path: &'static str,
-    server: &'static str,
-    began: tokio::time::Instant,
-}
-
-impl Count {
-    fn begin(parts: &http::request::Parts, server: &'static str) -> Self {
-        Self {
-            method: parts.method.clone(),
-            path: bucket(parts.uri.path()),
-            server,
-            began: tokio::time::Instant::now(),
-        }
-    }
-
-    fn end(self, node: &SharedNode, response: &Response) {
-        use http::Method as M;
-        // A client may make methods up; a label must not grow with them.
-        let known = [
-            M::GET,
-            M::POST,
-            M::PUT,
-            M::PATCH,
-            M::DELETE,
-            M::HEAD,
-            M::OPTIONS,
-        ];
-        let method = if known.contains(&self.method) {
-            self.method.as_str()
-        } else {
-            "other"
-        };
-        node.served(&Served {
-            method,
-            path: self.path,
-            server: self.server,
-            long_running: matches!(
-                self.path,
-                "exec" | "attach" | "portforward" | "containerLogs"
-            ),
-            status: response.status().as_u16(),
-            took: self.began.elapsed(),
-        });
-    }
-}
-
-/// The part of a path that is counted by, as upstream names it; `other` for paths that do not exist.
-fn bucket(path: &str) -> &'static str {
-    const KNOWN: [&str; 14] = [
-        "metrics/cadvisor",
-        "metrics/probes",
-        "metrics/resource",
-        "metrics/slis",
-        "metrics",
-        "attach",
-        "configz",
-        "containerLogs",
-        "exec",
-        "healthz",
-        "pods",
-        "run",
-        "runningpods",
-        "stats",
-    ];
-    let path = path.trim_start_matches('/');
-    let under = |root: &&&str| {
-        path.strip_prefix(**root)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
-    if path == "portForward" || path.starts_with("portForward/") {
-        return "portforward";
-    }
-    if path == "spec" || path == "spec/" || path == "statusz" {
-        return if path == "statusz" { "statusz" } else { "spec" };
-    }
-    KNOWN.iter().find(under).copied().unwrap_or("other")
 }
 
 async fn answer(router: Router, request: Request<Body>) -> Response {
@@ -301,5 +220,7 @@ fn refused(refusal: Refusal) -> Response {
     }
 }
 
+#[cfg(test)]
+mod bad_clients;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! A node that answers from a table, a CA with its leaves, and HTTPS clients for tests.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use k8s_openapi::api::core::v1::Pod;
@@ -11,7 +11,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::auth::{AccessRequest, User};
 use crate::node::{
-    Answer, ContainerRef, HealthCheck, LogSource, Node, NodeError, Page, PodRef, Served, Streams,
+    Answer, ContainerRef, Counted, HealthCheck, LogSource, Node, NodeError, Page, PodRef, Streams,
 };
 use kedge_metrics::expo::{Kind, Source, Value, Writer};
 
@@ -29,17 +29,44 @@ pub(crate) struct FakeNode {
     pub(crate) running: Mutex<BTreeSet<String>>,
     pub(crate) sick: Mutex<Option<String>>,
     pub(crate) reviews_fail: Mutex<bool>,
-    /// Requests that were counted.
+    /// Requests that ended.
     pub(crate) served: Mutex<Vec<String>>,
+    /// Requests that did not yet.
+    pub(crate) inflight: Mutex<Vec<Counted>>,
+    /// Pages have this many lines more …
+    pub(crate) lines: AtomicU32,
+    /// … of which so many bytes were made.
+    pub(crate) made: Arc<AtomicUsize>,
 }
 
-/// A page that says which one it is.
-struct OnePage(Option<Page>);
+/// A page that says which one it is, and goes on for as many lines as it is told.
+struct OnePage {
+    page: Option<Page>,
+    lines: u32,
+    made: Arc<AtomicUsize>,
+}
 
 impl Source for OnePage {
     fn write(&mut self, to: &mut Writer) -> bool {
-        let Some(page) = self.0.take() else {
-            return false;
+        let before = to.out.len();
+        let more = self.next(to);
+        self.made
+            .fetch_add(to.out.len() - before, Ordering::Relaxed);
+        more
+    }
+}
+
+impl OnePage {
+    fn next(&mut self, to: &mut Writer) -> bool {
+        let Some(page) = self.page.take() else {
+            if self.lines == 0 {
+                return false;
+            }
+            self.lines -= 1;
+            to.family("line", Kind::Gauge, "A line.");
+            let number = self.lines.to_string();
+            to.sample("", &[("n", &number)], Value::Int(1), None);
+            return true;
         };
         match page {
             Page::Summary { .. } | Page::Spec | Page::Statusz => {
@@ -183,23 +210,34 @@ impl Node for FakeNode {
     fn page(&self, page: Page) -> Answer<'_, Box<dyn Source>> {
         self.note(format!("page {page:?}"));
         let sick = self.sick.lock().unwrap().clone();
+        let one = OnePage {
+            page: Some(page),
+            lines: self.lines.load(Ordering::Relaxed),
+            made: self.made.clone(),
+        };
         Box::pin(async move {
             match sick {
                 Some(why) => Err(NodeError::Failed(why)),
-                None => Ok(Box::new(OnePage(Some(page))) as Box<dyn Source>),
+                None => Ok(Box::new(one) as Box<dyn Source>),
             }
         })
     }
 
-    fn served(&self, request: &Served<'_>) {
-        let Served {
+    fn begun(&self, request: &Counted) {
+        self.inflight.lock().unwrap().push(*request);
+    }
+
+    fn ended(&self, request: &Counted, status: Option<u16>, _took: std::time::Duration) {
+        let mut inflight = self.inflight.lock().unwrap();
+        let began = inflight.iter().position(|r| r == request);
+        inflight.remove(began.expect("what ended had begun"));
+        let Counted {
             method,
             path,
             server,
             long_running,
-            status,
-            took: _,
         } = request;
+        let status = status.unwrap_or(0);
         let line = format!("{method} {path} {server} {long_running} {status}");
         self.served.lock().unwrap().push(line);
     }

@@ -37,6 +37,7 @@ pub struct Netfilter {
     port: u32,
     sequence: u32,
     send_buffer: usize,
+    sent_bytes: u64,
 }
 
 /// Why a request failed.
@@ -116,6 +117,7 @@ impl Netfilter {
             port: address.port_number(),
             sequence: 1,
             send_buffer: 0,
+            sent_bytes: 0,
         })
     }
 
@@ -306,8 +308,14 @@ impl Netfilter {
             self.send_buffer = size;
         }
         let kernel = SocketAddr::new(0, 0);
-        self.socket.send_to(bytes, &kernel, 0).map_err(failed)?;
+        let sent = self.socket.send_to(bytes, &kernel, 0).map_err(failed)?;
+        self.sent_bytes += sent as u64;
         Ok(())
+    }
+
+    /// Bytes sent through this socket so far.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes
     }
 
     /// The next datagram that is queued already.

@@ -6,15 +6,20 @@
 //! - [`Tasks`] owns spawned tasks: dropping or draining it ends them, a panic-free end is reported by name.
 //! - [`reconcile`] is the shell of every loop: wait for a reason, run once, publish, wait again.
 //! - [`meter::Meters`] is what `/metrics` prints of what happened.
+//! - [`queue::queue`] is a bounded queue that is measured.
 //! - [`Registry`] is what `/statusz` prints. It is written by loops and read by the server; entries are small values.
+//! - [`Watched`] times how long a task keeps its thread.
 
 pub mod meter;
+pub mod queue;
 mod reconcile;
 mod registry;
+mod stall;
 
 pub use meter::Meters;
 pub use reconcile::{Next, Reason, reconcile};
 pub use registry::{LoopStatus, Registry};
+pub use stall::Watched;
 
 use std::future::Future;
 use std::time::Duration;
@@ -26,6 +31,7 @@ use tokio::task::JoinSet;
 pub struct Tasks {
     owner: &'static str,
     set: JoinSet<&'static str>,
+    registry: Registry,
     stop: watch::Sender<bool>,
 }
 
@@ -49,9 +55,15 @@ impl Stop {
 impl Tasks {
     /// An empty set; `owner` names it in logs.
     pub fn new(owner: &'static str) -> Self {
+        Self::reporting(owner, Registry::default())
+    }
+
+    /// The same; the tasks' stalls are found in `registry`.
+    pub fn reporting(owner: &'static str, registry: Registry) -> Self {
         Self {
             owner,
             set: JoinSet::new(),
+            registry,
             stop: watch::channel(false).0,
         }
     }
@@ -63,6 +75,7 @@ impl Tasks {
 
     /// Spawns a named task on the current runtime.
     pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let task = self.registry.watched(name, task);
         self.set.spawn(async move {
             task.await;
             name

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 /// Series of one family at most. Probes have the most: three per container of 110 pods, by result.
 const SERIES: usize = 2048;
 
@@ -95,6 +97,18 @@ impl Family {
         labels: &'static [&'static str],
         help: &'static str,
     ) -> Self {
+        // Families are statics: a bad name does not compile. Upstream's names are what they are.
+        assert!(!help.is_empty(), "a family needs a help text");
+        if starts(name.as_bytes(), b"kedge_") {
+            let total = ends(name.as_bytes(), b"_total");
+            let counter = matches!(kind, Kind::Counter);
+            assert!(
+                total == counter,
+                "a counter, and nothing else, ends in _total"
+            );
+            let unit = !ends(name.as_bytes(), b"_ms") && !ends(name.as_bytes(), b"_milliseconds");
+            assert!(unit, "times are in seconds");
+        }
         Self {
             name,
             help,
@@ -105,6 +119,26 @@ impl Family {
     }
 }
 
+const fn starts(text: &[u8], with: &[u8]) -> bool {
+    text.len() >= with.len() && same(text, 0, with)
+}
+
+const fn ends(text: &[u8], with: &[u8]) -> bool {
+    text.len() >= with.len() && same(text, text.len() - with.len(), with)
+}
+
+/// Whether `part` stands in `text` at `from`; the caller has seen that it is long enough.
+const fn same(text: &[u8], from: usize, part: &[u8]) -> bool {
+    let mut n = 0;
+    while n < part.len() {
+        if text[from + n] != part[n] {
+            return false;
+        }
+        n += 1;
+    }
+    true
+}
+
 /// One series' value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reading {
@@ -112,8 +146,19 @@ pub enum Reading {
     Count(u64),
     /// Of a gauge.
     Level(f64),
+    /// Of a gauge that counts seconds since then; shown as a level.
+    Since(Instant),
     /// Of a histogram: observations per bucket (the last has no bound), their sum.
     Spread(Vec<u64>, f64),
+}
+
+impl Reading {
+    fn now(&self) -> Self {
+        match self {
+            Self::Since(since) => Self::Level(since.elapsed().as_secs_f64()),
+            other => other.clone(),
+        }
+    }
 }
 
 /// The label values of a series, in the family's order.
@@ -159,8 +204,26 @@ impl Meters {
     /// Sets.
     pub fn set(&self, family: &'static Family, labels: &[&str], level: f64) {
         self.change(family, labels, |reading| {
-            if let Reading::Level(old) = reading {
-                *old = level;
+            if let Reading::Level(_) | Reading::Since(_) = reading {
+                *reading = Reading::Level(level);
+            }
+        });
+    }
+
+    /// Moves a gauge by this much.
+    pub fn shift(&self, family: &'static Family, labels: &[&str], by: f64) {
+        self.change(family, labels, |reading| {
+            if let Reading::Level(level) = reading {
+                *level += by;
+            }
+        });
+    }
+
+    /// Sets to the seconds that passed since then, whenever it is read; to nothing without.
+    pub fn since(&self, family: &'static Family, labels: &[&str], since: Option<Instant>) {
+        self.change(family, labels, |reading| {
+            if let Reading::Level(_) | Reading::Since(_) = reading {
+                *reading = since.map_or(Reading::Level(0.0), Reading::Since);
             }
         });
     }
@@ -196,7 +259,9 @@ impl Meters {
     /// One series' value, for tests.
     pub fn reading(&self, family: &'static Family, labels: &[&str]) -> Option<Reading> {
         let labels: Labels = labels.iter().map(|l| Box::from(*l)).collect();
-        self.lock().get(family.name)?.series.get(&labels).cloned()
+        let table = self.lock();
+        let reading = table.get(family.name)?.series.get(&labels)?;
+        Some(reading.now())
     }
 
     /// The names of a page's families, sorted.
@@ -210,7 +275,7 @@ impl Meters {
     pub fn family(&self, name: &str) -> Option<(&'static Family, Vec<(Labels, Reading)>)> {
         let table = self.lock();
         let entry = table.get(name)?;
-        let series = entry.series.iter().map(|(l, r)| (l.clone(), r.clone()));
+        let series = entry.series.iter().map(|(l, r)| (l.clone(), r.now()));
         Some((entry.family, series.collect()))
     }
 
@@ -249,6 +314,34 @@ mod tests {
     static STARTED: Family = Family::counter("started_total", &[], "Started.");
     static TOOK: Family = Family::histogram("took_seconds", &["what"], &[0.1, 1.0], "Took.");
     static RESULT: Family = Family::counter("result_total", &["pod"], "Results.").on(Page::Probes);
+
+    #[test]
+    #[should_panic(expected = "ends in _total")]
+    fn a_counter_of_ours_with_a_bad_name_is_refused() {
+        let _ = Family::counter("kedge_things", &[], "Things.");
+    }
+
+    #[test]
+    fn upstreams_names_are_taken_as_they_are() {
+        assert_eq!(
+            Family::counter("kubelet_evictions", &[], "E.").kind,
+            Kind::Counter
+        );
+        assert!(ends(b"a_total", b"_total") && !ends(b"otal", b"_total"));
+        assert!(starts(b"kedge_x", b"kedge_") && !starts(b"ked", b"kedge_"));
+    }
+
+    #[test]
+    fn a_gauge_of_seconds_since_then_shows_what_passed() {
+        static BUSY: Family = Family::gauge("busy_seconds", &[], "Busy.");
+        let meters = Meters::default();
+        meters.since(&BUSY, &[], Some(Instant::now()));
+        assert!(matches!(meters.reading(&BUSY, &[]), Some(Reading::Level(s)) if s >= 0.0));
+        meters.shift(&BUSY, &[], 1.0);
+        meters.since(&BUSY, &[], None);
+        meters.shift(&BUSY, &[], 2.0);
+        assert_eq!(meters.reading(&BUSY, &[]), Some(Reading::Level(2.0)));
+    }
 
     #[test]
     fn a_value_on_a_bound_belongs_to_its_bucket() {

@@ -73,11 +73,12 @@ pub async fn reconcile<C, CF, R, RF>(
 {
     let mut reason = Reason::Start;
     loop {
-        let began = Instant::now();
+        let (began, words) = (Instant::now(), reason.to_string());
+        registry.begin(name, &words);
         let next = run(reason).await;
         registry.record(
             name,
-            &reason.to_string(),
+            &words,
             began,
             next.result.as_deref().map_err(String::as_str),
         );

@@ -14,6 +14,7 @@ use super::{JoinState, Joiner, Membership};
 use crate::backoff::Backoff;
 use crate::cert::{BadCertificate, Facts};
 use crate::error::ApiError;
+use crate::renewals::{self, Which};
 use crate::store::Item;
 use crate::tls::{self, Identity};
 use crate::transport::{Endpoint, Target};
@@ -81,7 +82,11 @@ impl Joiner {
                 return;
             }
             if now >= renew_at {
-                match self.renew(&member).await {
+                let began = renewals::begin(self.client.registry(), Which::Client);
+                let renewed = self.renew(&member).await;
+                let result = renewed.as_ref().map(|_| ()).map_err(ToString::to_string);
+                renewals::ended(self.client.registry(), Which::Client, began, result);
+                match renewed {
                     Ok(next) => {
                         member = next;
                         if !self.activate(&member).await {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kube::core::params::{ListParams, WatchParams};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::frame::{self, Line, Lines, Page};
 use super::store::{Kind, Snapshot, Store};
@@ -19,6 +20,8 @@ const PAGE_SIZE: u32 = 250;
 /// One feed.
 pub(crate) struct Feed<K: Kind> {
     client: Client,
+    /// For `/statusz`.
+    name: &'static str,
     path: String,
     fields: Option<String>,
     machine: Machine,
@@ -30,6 +33,7 @@ impl<K: Kind> Feed<K> {
     /// `path` is the collection's; `fields` an optional field selector.
     pub(crate) fn new(
         client: Client,
+        name: &'static str,
         path: String,
         fields: Option<String>,
         seed: u64,
@@ -38,6 +42,7 @@ impl<K: Kind> Feed<K> {
         let purpose = format!("watch {}", K::KIND);
         let feed = Self {
             client,
+            name: name.strip_prefix("api/").unwrap_or(name),
             path,
             fields,
             machine: Machine::new(Jitter::for_purpose(seed, &purpose)),
@@ -61,14 +66,43 @@ impl<K: Kind> Feed<K> {
         loop {
             self.client.transport().usable().await;
             let event = match self.machine.step() {
-                Step::List => self.list().await,
-                Step::Watch { version, timeout } => self.watch(&version, timeout).await,
+                Step::List => {
+                    let began = Instant::now();
+                    self.registry().begin(self.name, "list");
+                    let event = self.list().await;
+                    self.record("list", began, &event);
+                    event
+                }
+                Step::Watch { version, timeout } => {
+                    let event = self.watch(&version, timeout).await;
+                    self.record("watch ended", Instant::now(), &event);
+                    event
+                }
             };
             let verdict = self.machine.on(event);
             let delay = verdict.delay;
             self.settle(verdict);
             tokio::time::sleep(delay).await;
         }
+    }
+
+    fn registry(&self) -> &kedge_tasks::Registry {
+        self.client.registry()
+    }
+
+    /// For `/statusz`: each list, each burst of a watch, and its end. Waiting for a burst is no run.
+    fn record(&self, reason: &str, began: Instant, event: &Event) {
+        let words;
+        let result = match event {
+            Event::Failed(_, why) => Err(why.as_str()),
+            Event::Lost => Err("the stream broke or fell silent"),
+            Event::Ended => Ok("to be watched again"),
+            Event::Listed(version) | Event::Moved(version) => {
+                words = format!("as of version {version}");
+                Ok(words.as_str())
+            }
+        };
+        self.registry().record(self.name, reason, began, result);
     }
 
     async fn list(&mut self) -> Event {
@@ -131,6 +165,7 @@ impl<K: Kind> Feed<K> {
                 Ok(None) => return Event::Ended,
                 Ok(Some(Err(_))) | Err(_) => return Event::Lost,
             };
+            let began = Instant::now();
             if let Err(error) = lines.push(&chunk) {
                 return unreadable(&error);
             }
@@ -143,6 +178,8 @@ impl<K: Kind> Feed<K> {
             if let Some(event) = stop {
                 return event;
             }
+            self.registry()
+                .record(self.name, "change", began, Ok("following"));
         }
     }
 

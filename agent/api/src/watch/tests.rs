@@ -146,7 +146,8 @@ mod feed {
         let (transport, pool) = Transport::new(Some(target), clock, super::Jitter::new(1));
         let path = "/api/v1/pods".to_owned();
         let fields = Some("spec.nodeName=edge-7".to_owned());
-        let (feed, snapshots) = Feed::new(Client::new(transport), path, fields, 1);
+        let (feed, snapshots) =
+            Feed::new(Client::new(transport), "api/watch-test", path, fields, 1);
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(pool);
         tasks.spawn(feed.run());

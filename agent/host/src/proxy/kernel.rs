@@ -14,6 +14,8 @@ pub trait Kernel {
     fn handle(&mut self, family: Family, name: &str) -> Result<Option<u64>, Error>;
     fn flows(&mut self, family: Family) -> Result<Vec<Flow>, Error>;
     fn delete_flows(&mut self, flows: &[&Flow]) -> Result<usize, Error>;
+    /// Bytes sent so far, questions included.
+    fn sent_bytes(&self) -> u64;
 }
 
 impl Kernel for Netfilter {
@@ -35,6 +37,10 @@ impl Kernel for Netfilter {
 
     fn delete_flows(&mut self, flows: &[&Flow]) -> Result<usize, Error> {
         Netfilter::delete_flows(self, flows.iter().copied())
+    }
+
+    fn sent_bytes(&self) -> u64 {
+        Netfilter::sent_bytes(self)
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::poll::{OwnsDescriptor, pollable};
 
 use super::kernel::words;
+use super::metered::Metered;
 use super::syncer::{Check, Outcome, Syncer};
 use super::{Config, State, Status};
 
@@ -46,7 +47,7 @@ pub struct Proxy {
 }
 
 struct Sockets {
-    netfilter: Netfilter,
+    netfilter: Metered<Netfilter>,
     watch: AsyncFd<Watch>,
 }
 
@@ -88,12 +89,14 @@ impl Proxy {
         let mut wake = Wake::Start;
         loop {
             let began = Instant::now();
+            let reason = format!("{wake:?}").to_lowercase();
+            // A kernel that does not answer keeps the round: then this is all that shows.
+            self.config.registry.begin("proxy", &reason);
             let result = match wake {
                 Wake::Stop => return,
                 _ => self.round(wake, &mut inputs, &mut node),
             };
             let result = result.as_ref().map(String::as_str).map_err(String::as_str);
-            let reason = format!("{wake:?}").to_lowercase();
             self.config.registry.record("proxy", &reason, began, result);
             let gather = began
                 .elapsed()
@@ -183,10 +186,14 @@ impl Proxy {
         // What others did while nobody watched is unknown.
         self.foreign = true;
         self.last_full = None;
-        Ok(Sockets { netfilter, watch })
+        let meters = self.config.registry.meters().clone();
+        Ok(Sockets {
+            netfilter: Metered::new(netfilter, meters),
+            watch,
+        })
     }
 
-    fn remove(&mut self, kernel: &mut Netfilter) -> Result<Outcome, Error> {
+    fn remove(&mut self, kernel: &mut Metered<Netfilter>) -> Result<Outcome, Error> {
         self.looked_at_everything();
         self.v4.remove(kernel)?;
         // A kernel without IPv6 has no table to remove.
@@ -197,7 +204,7 @@ impl Proxy {
     fn sync(
         &mut self,
         wake: Wake,
-        kernel: &mut Netfilter,
+        kernel: &mut Metered<Netfilter>,
         inputs: &Arc<Inputs>,
         node: &NodeFacts,
     ) -> Result<Outcome, Error> {

@@ -3,7 +3,7 @@
 //! In: the kubelet's views, the runtime's statistics, the kernel's counts, directories. Out: [`Extras`]. Use of emptyDirs is read from their
 //! project quotas for every answer. What has none is walked (logs, other volumes): that is work and could wait for a sick disk, so it is
 //! done at most once a minute (as upstream does), beside the answer: a Summary never waits for it longer than [`PATIENCE`] and shows the
-//! values of the last walk with their time.
+//! values of the last walk with their time. Neither does it wait longer for the runtime or for the node's own disk.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,13 +18,15 @@ use kedge_pods::{pod, volume};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::patience::Patience;
+use super::storage::Stored;
 use walk::{OfPod, Places, Walked, places, walk};
 
 mod walk;
 
 /// A walk's values are used this long.
 const WALK_EVERY: Duration = Duration::from_secs(60);
-/// A Summary waits this long for the first walk.
+/// A Summary waits this long for the first walk, and for each answer of the runtime.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Measures. Cheap to clone.
@@ -36,6 +38,7 @@ pub struct Measure {
     last: Arc<Mutex<Last>>,
     /// One walk at a time: behind a hung disk there is never more than one thread.
     walking: Arc<Semaphore>,
+    patience: Patience,
 }
 
 /// A walk and when it ended.
@@ -43,13 +46,15 @@ type Last = Option<(Arc<Walked>, Instant)>;
 
 impl Measure {
     /// For the node of this name.
-    pub fn new(node: String, runtime: Arc<dyn Runtime>, kubelet: KubeletHandle) -> Self {
+    pub fn new(node: String, kubelet: KubeletHandle) -> Self {
         Self {
             node,
-            runtime,
+            // The kubelet's, whose calls are counted.
+            runtime: kubelet.runtime(),
             kubelet,
             last: Arc::default(),
             walking: Arc::new(Semaphore::new(1)),
+            patience: Patience::default(),
         }
     }
 
@@ -60,8 +65,11 @@ impl Measure {
         let layers = self.layers().await;
         let images = self.images().await;
         let seen = views.clone();
-        let local = tokio::task::spawn_blocking(move || local(&seen));
-        let mut local = local.await.unwrap_or_default();
+        let local = self
+            .patience
+            .call("the node's disk", move || local(&seen))
+            .await;
+        let mut local = local.unwrap_or_default();
         let of_pod = |view: &Arc<PodView>| {
             let uid = pod::uid(&view.pod).to_owned();
             let known = walked.as_ref().and_then(|w| w.get(&uid));
@@ -81,6 +89,26 @@ impl Measure {
             processes: local.processes,
             pods,
         }
+    }
+
+    /// What pods keep on disk, as of the last walk.
+    pub async fn stored(&self) -> Vec<Stored> {
+        let views = self.kubelet.pods();
+        let Some(walked) = self.walked(&views).await else {
+            return Vec::new();
+        };
+        let of_pod = |view: &Arc<PodView>| {
+            let uid = pod::uid(&view.pod);
+            let found = walked.get(uid)?.clone();
+            Some(Stored {
+                namespace: pod::namespace(&view.pod).to_owned(),
+                pod: pod::name(&view.pod).to_owned(),
+                uid: uid.to_owned(),
+                volumes: found.volumes,
+                logs: found.logs,
+            })
+        };
+        views.iter().filter_map(of_pod).collect()
     }
 
     /// The last walk if it is young, else a new one if it ends in time, else the last.
@@ -113,14 +141,13 @@ impl Measure {
 
     /// Bytes and inodes of writable layers by container id; none while the runtime is away.
     async fn layers(&self) -> BTreeMap<String, (u64, u64)> {
-        let stats = match self.runtime.list_container_stats(None).await {
-            Ok(stats) => stats,
-            Err(error) => {
-                tracing::debug!(%error, "writable layers");
-                Vec::new()
-            }
-        };
+        let stats = self.runtime.list_container_stats(None);
+        let stats = tokio::time::timeout(PATIENCE, stats).await;
+        let stats = stats
+            .map(|stats| stats.inspect_err(|error| tracing::debug!(%error, "writable layers")));
         stats
+            .unwrap_or_else(|_| Ok(Vec::new()))
+            .unwrap_or_default()
             .into_iter()
             .filter_map(|s| {
                 let layer = s.writable_layer?;
@@ -131,7 +158,8 @@ impl Measure {
     }
 
     async fn images(&self) -> Option<(u64, u64)> {
-        let info = self.runtime.image_fs_info().await.ok()?;
+        let info = tokio::time::timeout(PATIENCE, self.runtime.image_fs_info());
+        let info = info.await.ok()?.ok()?;
         let images = info.image_filesystems.into_iter();
         images
             .map(|fs| {

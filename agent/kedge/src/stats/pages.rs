@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+use kedge_api::{JoinState, ServingCertificate};
 use kedge_kubelet::KubeletHandle;
 use kedge_metrics::Machine;
 use kedge_metrics::cadvisor::Cadvisor;
@@ -14,9 +16,13 @@ use kedge_metrics::summary::Summary;
 use kedge_server::node::{NodeError, Page};
 use kedge_server::pages::Counted;
 use kedge_tasks::{Registry, meter};
+use tokio::sync::watch;
 
 use super::extras::Measure;
-use super::own::{Boot, Own, Process, Processes};
+use super::node::{Certificates, NodeFamilies};
+use super::own::{Boot, Own};
+use super::process::{Process, Processes};
+use super::storage::{Storage, Stored};
 use super::{Stats, Taken};
 
 /// What does not change while the agent runs.
@@ -36,6 +42,29 @@ pub struct Pages {
     pub registry: Registry,
     pub facts: Arc<Facts>,
     pub machine: Arc<Machine>,
+    pub ends: Ends,
+}
+
+/// Who knows when certificates end.
+#[derive(Clone)]
+pub struct Ends {
+    pub join: watch::Receiver<JoinState>,
+    pub serving: watch::Receiver<Option<ServingCertificate>>,
+}
+
+impl Ends {
+    fn left(&self, now: Timestamp) -> Certificates {
+        let client = match &*self.join.borrow() {
+            JoinState::Joined { not_after, .. } => Some(*not_after),
+            _ => None,
+        };
+        let serving = self.serving.borrow().as_ref().map(|s| s.not_after);
+        let left = |end: Timestamp| end.as_second() - now.as_second();
+        Certificates {
+            client: client.map(left),
+            serving: serving.map(left),
+        }
+    }
 }
 
 impl Pages {
@@ -43,14 +72,18 @@ impl Pages {
     pub async fn page(&self, page: Page) -> Result<Box<dyn Source>, NodeError> {
         match page {
             Page::Metrics => {
-                let processes = tokio::task::spawn_blocking(Processes::read).await;
-                Ok(self.metrics(processes.unwrap_or_default()))
+                let processes = tokio::task::spawn_blocking(Processes::read);
+                let (processes, stored) = tokio::join!(processes, self.measure.stored());
+                Ok(self.metrics(processes.unwrap_or_default(), stored))
             }
             Page::Probes => Ok(chain([
                 self.counted(meter::Page::Probes),
                 Box::new(Process::started(&self.facts)),
             ])),
-            Page::Slis => Ok(self.counted(meter::Page::Slis)),
+            Page::Slis => Ok(chain([
+                self.counted(meter::Page::Slis),
+                Box::new(Process::started(&self.facts)),
+            ])),
             Page::Cadvisor => {
                 let taken = self.take(Depth::Full, false).await?;
                 let version = env!("CARGO_PKG_VERSION").into();
@@ -77,7 +110,7 @@ impl Pages {
                 Ok(Box::new(Summary::new(taken.now, taken.before, extras)))
             }
             Page::Spec => Ok(Box::new(Whole::new(|out| spec(out, &self.machine)))),
-            Page::Statusz => self.statusz(),
+            Page::Statusz => Ok(self.statusz()),
         }
     }
 
@@ -90,33 +123,63 @@ impl Pages {
         Box::new(Counted::new(self.registry.meters(), page))
     }
 
-    fn metrics(&self, processes: Processes) -> Box<dyn Source> {
+    fn metrics(&self, processes: Processes, stored: Vec<Stored>) -> Box<dyn Source> {
+        let pods = self.kubelet.pods();
+        let left = self.ends.left(crate::wall());
         chain([
             self.counted(meter::Page::Main),
             Box::new(Process::new(&self.facts, &processes)),
+            Box::new(NodeFamilies::new(self.facts.clone(), &pods, left)),
+            Box::new(Storage::new(stored)),
             Box::new(Own::new(
                 self.facts.clone(),
-                &self.kubelet.pods(),
-                self.registry.snapshot(),
-                processes,
+                pods.len(),
+                &self.registry,
+                processes.written,
             )),
         ])
     }
 
-    fn statusz(&self) -> Result<Box<dyn Source>, NodeError> {
-        let loops = serde_json::to_vec(&self.registry.snapshot());
-        let loops = loops.map_err(|e| NodeError::Failed(format!("write /statusz: {e}")))?;
+    fn statusz(&self) -> Box<dyn Source> {
         let now = super::stamp().wall_ms;
-        Ok(Box::new(Whole::new(|out| {
-            json::object(out, |o| {
-                o.text("component", "kedge");
-                o.text("version", crate::facts::KUBELET_VERSION);
-                o.time("startTime", self.facts.started_ms);
-                o.time("currentTime", now);
-                o.raw("loops", &loops);
-            });
-        })))
+        Box::new(Whole::new(|out| {
+            statusz(out, &self.registry, self.facts.started_ms, now);
+        }))
     }
+}
+
+/// The agent's loops and the stalls of its tasks. Times of day are those of the clock as it is now.
+fn statusz(out: &mut Vec<u8>, registry: &Registry, started_ms: i64, now_ms: i64) {
+    let millis = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let up = i64::try_from(millis(registry.up())).unwrap_or(i64::MAX);
+    json::object(out, |o| {
+        o.text("component", "kedge");
+        o.text("version", crate::facts::KUBELET_VERSION);
+        o.time("startTime", started_ms);
+        o.time("currentTime", now_ms);
+        o.object("loops", |o| {
+            for (name, status) in registry.snapshot() {
+                o.object(name, |o| {
+                    let wake = i64::try_from(status.last_wake_ms).unwrap_or(i64::MAX);
+                    // The clock may have been set since: the age of a wake-up is known, its time of day then is not.
+                    o.time("lastWake", now_ms.saturating_sub(up.saturating_sub(wake)));
+                    o.text("reason", &status.reason);
+                    o.text("result", &status.result);
+                    o.number("lastFailed", u64::from(status.failed));
+                    o.number("runs", status.runs);
+                    o.number("failures", status.failures);
+                    o.number("lastMs", status.last_ms);
+                    o.number("longestMs", status.longest_ms);
+                    o.maybe("runningMs", status.running_ms);
+                });
+            }
+        });
+        o.object("longestStallMs", |o| {
+            for (task, stall) in registry.stalls() {
+                o.number(task, millis(stall));
+            }
+        });
+    });
 }
 
 fn chain(parts: impl IntoIterator<Item = Box<dyn Source>>) -> Box<dyn Source> {
@@ -161,4 +224,59 @@ fn spec(out: &mut Vec<u8>, machine: &Machine) {
         o.text("instance_type", "Unknown");
         o.text("instance_id", "None");
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::time::Instant;
+
+    #[tokio::test(start_paused = true)]
+    async fn statusz_tells_of_every_loop_and_of_the_one_that_hangs() {
+        let registry = Registry::default();
+        registry.watched("peers", async {}).await;
+        let began = Instant::now();
+        tokio::time::advance(Duration::from_secs(2)).await;
+        registry.record("peers", "timer", began, Err("no route"));
+        registry.begin("garbage", "start");
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let mut out = Vec::new();
+        // The clock was behind when the agent started, and has been set since.
+        statusz(&mut out, &registry, 5000, 1_800_000_007_000);
+        let page: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        let peers = &page["loops"]["peers"];
+        assert_eq!(peers["lastWake"], "2027-01-15T08:00:00Z", "{page}");
+        assert_eq!(
+            (&peers["reason"], &peers["result"]),
+            (&"timer".into(), &"no route".into())
+        );
+        assert_eq!(
+            (&peers["lastFailed"], &peers["longestMs"]),
+            (&1.into(), &2000.into())
+        );
+        let garbage = &page["loops"]["garbage"];
+        assert_eq!(
+            (&garbage["runningMs"], &garbage["longestMs"]),
+            (&5000.into(), &5000.into())
+        );
+        assert_eq!(garbage["lastWake"], "2027-01-15T08:00:02Z");
+        assert!(page["longestStallMs"]["peers"].is_number());
+    }
+
+    #[test]
+    fn certificates_that_are_not_there_have_no_end() {
+        let (join_tx, join) = watch::channel(JoinState::NoCluster);
+        let (_serving, serving) = watch::channel(None);
+        let ends = Ends { join, serving };
+        let now = Timestamp::from_second(1000).unwrap();
+        assert_eq!(ends.left(now), Certificates::default());
+        join_tx.send_replace(JoinState::Joined {
+            server: String::new(),
+            not_after: Timestamp::from_second(900).unwrap(),
+            renew_at: now,
+            problem: None,
+        });
+        assert_eq!(ends.left(now).client, Some(-100));
+    }
 }

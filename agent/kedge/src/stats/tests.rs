@@ -11,6 +11,10 @@ struct Rig {
 }
 
 fn rig() -> Rig {
+    rig_asking(filesystem)
+}
+
+fn rig_asking(ask: Ask) -> Rig {
     let root = tempfile::tempdir().unwrap();
     for group in ["", "kubepods"] {
         let dir = root.path().join("sys/fs/cgroup").join(group);
@@ -19,7 +23,7 @@ fn rig() -> Rig {
     }
     fs::create_dir_all(root.path().join("proc")).unwrap();
     let (_, views) = watch::channel(Views::new());
-    let (stats, run) = service(Root::new(root.path()), views);
+    let (stats, run) = asking(Root::new(root.path()), views, ask);
     Rig {
         root,
         stats,
@@ -48,6 +52,24 @@ async fn questions_within_a_second_share_a_generation() {
     let (a, b) = (a.unwrap(), b.unwrap());
     assert!(Arc::ptr_eq(&a.now, &b.now));
     assert_eq!(a.now.rows.len(), 2);
+}
+
+#[tokio::test]
+async fn twenty_scrapers_at_once_share_one_generation() {
+    let rig = rig();
+    let ask = || {
+        let stats = rig.stats.clone();
+        tokio::spawn(async move { stats.take(Depth::Full, false).await.unwrap().now })
+    };
+    let asked: Vec<_> = (0..20).map(|_| ask()).collect();
+    let mut generations = Vec::new();
+    for one in asked {
+        generations.push(one.await.unwrap());
+    }
+    let first = &generations[0];
+    assert!(generations.iter().all(|g| Arc::ptr_eq(g, first)));
+    // The twenty and the service's own.
+    assert_eq!(Arc::strong_count(first), 21);
 }
 
 #[tokio::test]
@@ -97,4 +119,53 @@ async fn the_service_ends_with_its_last_handle() {
     let rig = rig();
     drop(rig.stats);
     rig.task.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_hung_mount_never_blocks_a_scrape() {
+    use std::sync::{Condvar, Mutex, PoisonError};
+    static RELEASED: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
+    let rig = rig_asking(|mount| {
+        if &*mount.path == "/mnt/gone" {
+            // As a server that is away: nothing comes back until it does.
+            let mut released = RELEASED.0.lock().unwrap_or_else(PoisonError::into_inner);
+            while !*released {
+                released = RELEASED.1.wait(released).unwrap();
+            }
+        }
+        Some(Filesystem {
+            mount,
+            total: 10,
+            free: 5,
+            available: 5,
+            inodes: 3,
+            inodes_free: 2,
+        })
+    });
+    fs::create_dir_all(rig.root.path().join("proc/self")).unwrap();
+    let mounts =
+        "30 1 254:2 / /mnt/gone rw - ext4 /dev/vdc rw\n31 1 254:1 / /data rw - ext4 /dev/vdb rw\n";
+    fs::write(rig.root.path().join("proc/self/mountinfo"), mounts).unwrap();
+    let answering = async || {
+        let taken = rig.stats.take(Depth::Full, false);
+        let taken = tokio::time::timeout(Duration::from_secs(5), taken).await;
+        let taken = taken.expect("a scrape ends").unwrap();
+        let found = taken.now.filesystems.iter();
+        let found: Vec<String> = found.map(|f| f.mount.path.to_string()).collect();
+        // The next question wants a new generation.
+        tokio::time::pause();
+        tokio::time::advance(FRESH).await;
+        tokio::time::resume();
+        found
+    };
+    assert_eq!(answering().await, ["/data"]);
+    assert_eq!(answering().await, ["/data"], "the others still answer");
+    *RELEASED.0.lock().unwrap() = true;
+    RELEASED.1.notify_all();
+    // The lost call comes back on a thread of its own: a bounded number of looks.
+    let mut looks = 0;
+    while answering().await != ["/mnt/gone", "/data"] {
+        looks += 1;
+        assert!(looks < 1000, "it shows again once it answers");
+    }
 }

@@ -3,6 +3,7 @@
 use super::*;
 use kedge_cri::fake::Fake;
 use kedge_pods::hook::HttpGet;
+use kedge_tasks::meter::Reading;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -160,8 +161,31 @@ async fn plain_http_behind_an_https_hook_is_tried_without_tls() {
     });
     let mut hook_get = get(tls_port);
     hook_get.https = true;
-    hook(&Fake::new(), "c", &Handler::Http(hook_get))
+    let meters = Meters::default();
+    hook(&Fake::new(), &meters, "c", &Handler::Http(hook_get))
         .await
         .unwrap();
     assert!(closing.await.unwrap().starts_with("GET /health"));
+    assert_eq!(
+        meters.reading(&meters::FALLBACKS, &[]),
+        Some(Reading::Count(1))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sleep_that_is_cut_short_is_counted_and_a_whole_one_is_not() {
+    let meters = Meters::default();
+    meters.declare(&[&meters::SLEEPS]);
+    let sleep = Handler::Sleep { seconds: 10 };
+    let fake = Fake::new();
+    for (limit, cut) in [(11, 0), (9, 1)] {
+        let limit = Duration::from_secs(limit);
+        let slept = hook(&fake, &meters, "c", &sleep);
+        let ended = tokio::time::timeout(limit, slept).await;
+        assert_eq!(ended.is_err(), cut == 1);
+        assert_eq!(
+            meters.reading(&meters::SLEEPS, &[]),
+            Some(Reading::Count(cut))
+        );
+    }
 }

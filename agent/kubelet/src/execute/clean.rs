@@ -5,8 +5,10 @@ use std::path::Path;
 use kedge_pods::action::Outcome;
 use kedge_pods::{logs, qos};
 
+use tokio::time::Instant;
+
 use super::Context;
-use crate::volumes;
+use crate::{meters, volumes};
 
 /// Unmounts the pod's volumes, removes its directory and cgroup.
 pub(super) async fn run(context: &Context) -> Outcome {
@@ -14,14 +16,17 @@ pub(super) async fn run(context: &Context) -> Outcome {
     let tree = context.node.cgroups.clone();
     let groups = cgroup_paths(context.uid());
     let permit = context.shared.volumes.clone().acquire_owned().await;
+    let meters = context.node.meters.clone();
     let work = move || {
         let _permit = permit;
         volumes::remove_pod(&pod_dir)?;
         for group in groups {
             if let Some(tree) = tree.as_ref().filter(|tree| tree.exists(&group)) {
+                let began = Instant::now();
                 // Containers are gone; what is left was put there by nobody we know and would keep the group busy.
                 tree.kill(&group)?;
                 tree.remove(&group)?;
+                meters.observe(&meters::CGROUPS, &["destroy"], began.elapsed());
             }
         }
         Ok::<_, kedge_sys::Error>(())

@@ -12,6 +12,8 @@ use kedge_pods::qos::{self, Cgroup};
 use kedge_pods::resolve::{self, Reason};
 use kedge_pods::volume::{Content, File, Volume, VolumePlan};
 use kedge_sys::cgroup::{Limit, Limits, Tree};
+use kedge_tasks::Meters;
+use tokio::time::Instant;
 
 use super::{Context, KnownToken};
 use crate::images;
@@ -22,14 +24,7 @@ use crate::volumes::{self, Options, PayloadFile, Projects};
 const FAILED_MOUNT: &str = "FailedMount";
 
 pub(super) async fn run(context: &Context) -> Outcome {
-    let began = tokio::time::Instant::now();
-    let made = pod_cgroup(context).await;
-    let took = began.elapsed();
-    context
-        .node
-        .meters
-        .observe(&meters::CGROUPS, &["create"], took);
-    if let Err(text) = made {
+    if let Err(text) = pod_cgroup(context).await {
         return Outcome::failed("FailedCreatePodCgroup", text);
     }
     match make(context, true).await {
@@ -71,6 +66,8 @@ async fn make(context: &Context, all: bool) -> Result<Refreshed, Reason> {
             VolumePlan::Image { reference, policy } if all => {
                 let pulled =
                     images::ensure(&context.node, &context.pod, "", reference, *policy).await;
+                let ready = !matches!(pulled, Outcome::Failed { .. });
+                meters::volume(&context.node.meters, ready);
                 if let Outcome::Failed { reason, message } = pulled {
                     let text = format!("volume {:?}: {reason}: {message}", volume.name);
                     return Err(Reason::new(FAILED_MOUNT, text));
@@ -90,10 +87,11 @@ async fn make(context: &Context, all: bool) -> Result<Refreshed, Reason> {
     let stamp = context.node.clock.now().wall;
     let projects = context.node.projects.clone();
     let permit = context.shared.volumes.clone().acquire_owned().await;
+    let meters = context.node.meters.clone();
     let done = context.node.lanes.volumes.run(move || {
         // Moved in, so that the permit lives as long as the work, even when nobody waits any more.
         let _permit = permit;
-        make_all(&pod_dir, &work, options, &projects, stamp)
+        make_all(&pod_dir, &work, options, &projects, stamp, &meters)
     });
     let failed = |text: String| Reason::new(FAILED_MOUNT, text);
     done.await
@@ -110,22 +108,37 @@ fn make_all(
     options: Options,
     projects: &Projects,
     stamp: i64,
+    meters: &Meters,
 ) -> Result<(), volumes::Error> {
     for directory in ["volumes", "plugins", "containers"] {
         kedge_sys::fs::create_directory(pod_dir.join(directory), 0o750)
             .map_err(|error| volumes::Error::Kernel("(pod directory)".to_owned(), error))?;
     }
     for (volume, files) in work {
-        volumes::make(volume, options)?;
-        // Before anything is in it: files keep the project that they were made in.
-        projects.assign(volume);
-        if let Some(files) = files {
-            volumes::write_payload(&volume.name, &volume.path, files, stamp)?;
-        } else {
-            volumes::apply_fs_group(volume)?;
-        }
+        let began = Instant::now();
+        let made = make_one(volume, files.as_deref(), options, projects, stamp);
+        let plugin = meters::plugin(&volume.plan);
+        let took = began.elapsed();
+        meters::worked(meters, plugin, "volume_mount", made.is_ok(), took);
+        made?;
     }
     Ok(())
+}
+
+fn make_one(
+    volume: &Volume,
+    files: Option<&[PayloadFile]>,
+    options: Options,
+    projects: &Projects,
+    stamp: i64,
+) -> Result<(), volumes::Error> {
+    volumes::make(volume, options)?;
+    // Before anything is in it: files keep the project that they were made in.
+    projects.assign(volume);
+    match files {
+        Some(files) => volumes::write_payload(&volume.name, &volume.path, files, stamp).map(drop),
+        None => volumes::apply_fs_group(volume),
+    }
 }
 
 /// The files of a payload volume, tokens fetched.
@@ -209,11 +222,27 @@ fn earliest_token(context: &Context) -> Option<i64> {
 
 /// Makes the pod's cgroup with its limits, and what is above it.
 pub(super) async fn pod_cgroup(context: &Context) -> Result<(), String> {
-    set_pod_cgroup(context, qos::pod_cgroup(&context.pod)).await
+    worked_on_cgroup(context, qos::pod_cgroup(&context.pod), "create").await
 }
 
 /// Sets the limits of the pod's cgroup; makes it first where it is missing.
 pub(super) async fn set_pod_cgroup(context: &Context, cgroup: Cgroup) -> Result<(), String> {
+    worked_on_cgroup(context, cgroup, "update").await
+}
+
+async fn worked_on_cgroup(
+    context: &Context,
+    cgroup: Cgroup,
+    operation: &str,
+) -> Result<(), String> {
+    let began = Instant::now();
+    let made = make_cgroup(context, cgroup).await;
+    let (meters, took) = (&context.node.meters, began.elapsed());
+    meters.observe(&meters::CGROUPS, &[operation], took);
+    made
+}
+
+async fn make_cgroup(context: &Context, cgroup: Cgroup) -> Result<(), String> {
     let Some(tree) = context.node.cgroups.clone() else {
         return Ok(());
     };

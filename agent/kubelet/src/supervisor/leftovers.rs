@@ -10,8 +10,8 @@ use kedge_pods::qos::{self, Class};
 use tokio::time::Instant;
 
 use super::{Done, SCAN, Supervisor, only_identity};
-use crate::observe;
 use crate::worker::Input;
+use crate::{meters, observe};
 
 impl Supervisor {
     /// Ends what has no worker and is not desired. Only once everything that could ask for it has been heard.
@@ -51,6 +51,7 @@ impl Supervisor {
             return;
         }
         tracing::info!(uid, "ending what is left of a pod nobody asks for");
+        self.node.meters.count(&meters::ORPHANS, &[]);
         let input = Input {
             pod: Arc::new(pod),
             fate: Fate::Removed,

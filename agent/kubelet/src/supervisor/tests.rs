@@ -60,7 +60,13 @@ fn whole(rig: Rig) -> Whole {
     let runtime = rig.node.runtime.clone();
     tasks.spawn(
         "observer",
-        crate::observer::run(runtime, rig.node.meters.clone(), sights_to, stop),
+        crate::observer::run(
+            runtime,
+            rig.node.meters.clone(),
+            rig.node.clock.clone(),
+            sights_to,
+            stop,
+        ),
     );
     let sources = Sources {
         desired: desired_seen,
@@ -263,6 +269,15 @@ async fn leftovers_on_disk_are_removed() {
             !rig.dir.join("kubelet/pods/old-uid").exists()
         })
         .await;
+    use kedge_tasks::meter::Reading;
+    let read = |family| whole.rig.node.meters.reading(family, &[]);
+    assert_eq!(read(&meters::ORPHANS), Some(Reading::Count(1)));
+    #[expect(clippy::cast_precision_loss, reason = "seconds since 1970")]
+    let now = whole.rig.node.clock.wall_seconds() as f64;
+    let Some(Reading::Level(seen)) = read(&meters::RELIST_SEEN) else {
+        panic!("never listed");
+    };
+    assert!((now - 15.0..=now).contains(&seen), "{seen} {now}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -435,6 +450,24 @@ async fn a_resize_is_granted_when_the_node_has_it() {
         .rig
         .until("settled", 10, |rig| pending(rig).is_none())
         .await;
+    use kedge_tasks::meter::Reading;
+    let count = |family: &'static _, labels: &[&str]| whole.rig.node.meters.reading(family, labels);
+    let requested = &meters::resize::REQUESTED;
+    assert_eq!(
+        count(requested, &["increase", "limits", "cpu"]),
+        Some(Reading::Count(2))
+    );
+    assert_eq!(
+        count(requested, &["decrease", "limits", "cpu"]),
+        Some(Reading::Count(1))
+    );
+    let why = ["insufficient_node_allocatable"];
+    assert_eq!(
+        count(&meters::resize::INFEASIBLE, &why),
+        Some(Reading::Count(1))
+    );
+    let desired = count(&meters::DESIRED, &[""]);
+    assert_eq!(desired, Some(Reading::Level(1.0)));
     let journal = whole.rig.fake.take_journal();
     assert!(
         !journal.iter().any(|line| line.starts_with("stop")),

@@ -59,8 +59,13 @@ impl Worker {
         let node = self.node.clone();
         let uid = self.uid.clone();
         let known = self.messages.clone();
-        self.jobs
-            .spawn(async move { Job::Looked(look(&node, &uid, &known).await) });
+        self.jobs.spawn(async move {
+            let began = Instant::now();
+            let looked = look(&node, &uid, &known).await;
+            let took = began.elapsed();
+            node.meters.observe(&meters::RELIST_POD, &[], took);
+            Job::Looked(looked)
+        });
     }
 
     /// The runtime changed, perhaps by what this worker does to it just now.

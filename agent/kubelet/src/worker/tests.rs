@@ -108,6 +108,55 @@ async fn a_poke_during_an_action_waits_for_its_end_but_not_long() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_life_moves_the_counters_of_its_steps() {
+    use kedge_tasks::meter::{Family, Reading};
+    let rig = Rig::new("counted");
+    rig.fake.add_image(IMAGE);
+    rig.fake.add_image("example.com/data:1");
+    let worker = rig.worker(pod(
+        r#"{"spec": {"containers": [{"name": "app", "image": "example.com/app:1"}],
+            "volumes": [{"name": "scratch", "emptyDir": {}}, {"name": "data", "image": {"reference": "example.com/data:1"}}]}}"#,
+    ));
+    rig.until("running", 10, |rig| rig.phase("uid-1") == "Running")
+        .await;
+    let many = |family: &'static Family| {
+        let (_, series) = rig
+            .node
+            .meters
+            .family(family.name)
+            .unwrap_or_else(|| panic!("{family:?}"));
+        let counts = series.into_iter().map(|(_, reading)| match reading {
+            Reading::Count(n) => n,
+            Reading::Spread(buckets, _) => buckets.iter().sum(),
+            other => panic!("{other:?}"),
+        });
+        counts.sum::<u64>()
+    };
+    assert_eq!(many(&crate::meters::WORKER_START), 1);
+    assert!(many(&crate::meters::RELIST_POD) > 1);
+    assert_eq!(many(&crate::meters::storage::OPERATIONS), 2);
+    let empty_dir = [
+        "false",
+        "volume_mount",
+        "success",
+        "kubernetes.io/empty-dir",
+    ];
+    let meters = &rig.node.meters;
+    assert!(
+        meters
+            .reading(&crate::meters::storage::OPERATIONS, &empty_dir)
+            .is_some()
+    );
+    assert_eq!(many(&crate::meters::images::VOLUMES_READY), 1);
+    let there = ["true", "ifnotpresent", "false"];
+    assert_eq!(
+        meters.reading(&crate::meters::images::ENSURED, &there),
+        Some(Reading::Count(2))
+    );
+    drop(worker);
+}
+
+#[tokio::test(start_paused = true)]
 async fn events_tell_the_story_of_a_start() {
     let rig = Rig::new("events");
     rig.fake.script_pull(IMAGE, [Pull::After(Duration::ZERO)]);

@@ -45,6 +45,10 @@ fn one(to: &mut Writer, family: &meter::Family, labels: &Labels, reading: &Readi
     match reading {
         Reading::Count(n) => to.sample("", &labels, Value::Int(*n), None),
         Reading::Level(f) => to.sample("", &labels, Value::Float(*f), None),
+        Reading::Since(at) => {
+            let seconds = at.elapsed().as_secs_f64();
+            to.sample("", &labels, Value::Float(seconds), None);
+        }
         Reading::Spread(buckets, sum) => spread(to, family, labels, buckets, *sum),
     }
 }

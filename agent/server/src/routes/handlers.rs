@@ -7,11 +7,13 @@ use axum::extract::{Path, Query, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use http::{Request, StatusCode, header};
+use k8s_openapi::api::core::v1::Pod;
 use kedge_pods::logs::filter::Filter;
 
 use super::Context;
 use crate::logs::{BadOptions, LogOptions, read};
 use crate::node::{ContainerRef, HealthCheck, NodeError, PodRef, Streams};
+use crate::pages::{Permit, Pieces, paced};
 use crate::stream as upgrade;
 
 type Query2 = Query<Vec<(String, String)>>;
@@ -91,31 +93,69 @@ fn checks(context: &Context) -> Vec<HealthCheck> {
 }
 
 pub(super) async fn pods(State(context): State<Context>) -> Response {
-    pod_list(context.node.pods())
+    let permit = match context.pages.plain() {
+        Ok(permit) => permit,
+        Err(busy) => return busy.into_response(),
+    };
+    pod_list(permit, context.node.pods())
 }
 
 pub(super) async fn running_pods(State(context): State<Context>) -> Response {
+    let permit = match context.pages.plain() {
+        Ok(permit) => permit,
+        Err(busy) => return busy.into_response(),
+    };
     match context.node.running_pods().await {
-        Ok(pods) => pod_list(pods),
+        Ok(pods) => pod_list(permit, pods),
         Err(error) => error.into_response(),
     }
 }
 
 /// A PodList, one pod at a time: the whole text never is in memory.
-fn pod_list(pods: Vec<k8s_openapi::api::core::v1::Pod>) -> Response {
-    let head = Ok::<_, serde_json::Error>(
-        br#"{"kind":"PodList","apiVersion":"v1","metadata":{},"items":["#.to_vec(),
-    );
-    let items = pods.into_iter().enumerate().map(|(n, pod)| {
-        let mut text = if n == 0 { Vec::new() } else { vec![b','] };
-        serde_json::to_writer(&mut text, &pod)?;
-        Ok(text)
-    });
-    let parts = std::iter::once(head)
-        .chain(items)
-        .chain([Ok(b"]}".to_vec())]);
-    let body = Body::from_stream(stream::iter(parts));
+fn pod_list(permit: Permit, pods: Vec<Pod>) -> Response {
+    let body = paced(permit, PodList::Head(pods));
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// What is left to be written of a PodList.
+enum PodList {
+    Head(Vec<Pod>),
+    Items {
+        rest: std::vec::IntoIter<Pod>,
+        first: bool,
+    },
+    End,
+}
+
+impl Pieces for PodList {
+    fn next(&mut self) -> Option<std::io::Result<Vec<u8>>> {
+        match self {
+            Self::Head(pods) => {
+                *self = Self::Items {
+                    rest: std::mem::take(pods).into_iter(),
+                    first: true,
+                };
+                let head = br#"{"kind":"PodList","apiVersion":"v1","metadata":{},"items":["#;
+                Some(Ok(head.to_vec()))
+            }
+            Self::Items { rest, first } => {
+                let Some(pod) = rest.next() else {
+                    *self = Self::End;
+                    return Some(Ok(b"]}".to_vec()));
+                };
+                let mut text = Vec::new();
+                if !std::mem::replace(first, false) {
+                    text.push(b',');
+                }
+                Some(
+                    serde_json::to_writer(&mut text, &pod)
+                        .map(|()| text)
+                        .map_err(Into::into),
+                )
+            }
+            Self::End => None,
+        }
+    }
 }
 
 pub(super) async fn configz(State(context): State<Context>) -> Response {

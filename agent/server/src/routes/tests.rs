@@ -576,10 +576,11 @@ async fn requests_are_counted_by_paths_that_exist() {
         [
             "GET metrics/resource readwrite false 200",
             "GET other readwrite false 404",
-            "GET containerLogs readwrite true 401",
+            "GET containerLogs readwrite false 401",
             "other pods readwrite false 401"
         ]
     );
+    assert!(rig.node.inflight.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -59,6 +59,11 @@ impl Kernel for Fake {
         self.flows.retain(|flow| !flows.contains(&flow));
         Ok(flows.len())
     }
+
+    fn sent_bytes(&self) -> u64 {
+        let operations = self.commits.iter().map(|t| t.ops.len() as u64);
+        operations.sum::<u64>() * 100
+    }
 }
 
 fn web(endpoints: &[&str]) -> Arc<Inputs> {
@@ -320,4 +325,39 @@ fn removing_takes_our_table_and_no_other() {
     syncer.remove(&mut kernel).unwrap();
     syncer.remove(&mut kernel).unwrap();
     assert_eq!(kernel.kernel.tables.len(), 1);
+}
+
+#[test]
+fn transactions_are_counted_with_what_they_hold_and_their_failures() {
+    use super::super::metered::{
+        BYTES, DURATION, FAILURES, Metered, OPERATIONS, PROXY, TRANSACTIONS,
+    };
+    use kedge_tasks::Meters;
+    use kedge_tasks::meter::Reading;
+    let meters = Meters::default();
+    let fake = Fake {
+        refuse: vec![EOPNOTSUPP],
+        ..Fake::default()
+    };
+    let mut kernel = Metered::new(fake, meters.clone());
+    let mut syncer = Syncer::new(Family::V4);
+    let inputs = web(&["10.244.1.5"]);
+    let mut sync = || syncer.sync(&mut kernel, &inputs, &node(), Check::Nothing);
+    sync().unwrap_err();
+    let count = |family| match meters.reading(family, PROXY) {
+        Some(Reading::Count(n)) => n,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((count(&TRANSACTIONS), count(&FAILURES)), (1, 1));
+    assert_eq!(count(&BYTES), 0, "the fake counts what was accepted");
+    sync().unwrap();
+    assert_eq!((count(&TRANSACTIONS), count(&FAILURES)), (2, 1));
+    let operations = count(&OPERATIONS);
+    assert!(operations > 2 && count(&BYTES) == operations / 2 * 100);
+    let Some(Reading::Spread(buckets, _)) = meters.reading(&DURATION, PROXY) else {
+        panic!("not timed");
+    };
+    assert_eq!(buckets.iter().sum::<u64>(), 2);
+    sync().unwrap();
+    assert_eq!(count(&TRANSACTIONS), 2, "nothing to send is no transaction");
 }

@@ -1,0 +1,244 @@
+//! What `/proc` tells of the agent's process, and of who writes to the node's disks.
+
+use std::collections::BTreeMap;
+
+use kedge_metrics::expo::Kind::{Counter, Gauge};
+use kedge_metrics::expo::{Source, Value, Writer};
+
+use super::pages::Facts;
+
+/// The agent's process.
+pub struct Process {
+    started_ms: i64,
+    usage: Option<Usage>,
+    written: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Usage {
+    /// Milliseconds.
+    cpu_ms: u64,
+    resident: u64,
+    virtual_bytes: u64,
+    descriptors: u64,
+    most_descriptors: u64,
+    /// `None`: as much as it likes.
+    most_virtual: Option<u64>,
+}
+
+/// What is read of processes for `/metrics`. To be made on the blocking pool: it walks `/proc`.
+#[derive(Clone, Debug, Default)]
+pub struct Processes {
+    usage: Option<Usage>,
+    /// Bytes written, by program.
+    pub written: BTreeMap<&'static str, u64>,
+}
+
+impl Processes {
+    /// Now.
+    pub fn read() -> Self {
+        Self {
+            usage: usage(),
+            written: written(),
+        }
+    }
+}
+
+impl Process {
+    /// All of it.
+    pub fn new(facts: &Facts, processes: &Processes) -> Self {
+        Self {
+            usage: processes.usage,
+            ..Self::started(facts)
+        }
+    }
+
+    /// Its start alone.
+    pub fn started(facts: &Facts) -> Self {
+        Self {
+            started_ms: facts.started_ms,
+            usage: None,
+            written: false,
+        }
+    }
+}
+
+impl Source for Process {
+    fn write(&mut self, to: &mut Writer) -> bool {
+        if std::mem::replace(&mut self.written, true) {
+            return false;
+        }
+        let mut one = |name, kind, help, value| {
+            to.family(name, kind, help);
+            to.sample("", &[], value, None);
+        };
+        if let Some(usage) = self.usage {
+            let cpu = Value::Millis(usage.cpu_ms);
+            one(
+                "process_cpu_seconds_total",
+                Counter,
+                "CPU time of the agent.",
+                cpu,
+            );
+            let files = Value::Int(usage.most_descriptors);
+            one(
+                "process_max_fds",
+                Gauge,
+                "Most open file descriptors.",
+                files,
+            );
+            let files = Value::Int(usage.descriptors);
+            one("process_open_fds", Gauge, "Open file descriptors.", files);
+            let resident = Value::Int(usage.resident);
+            one(
+                "process_resident_memory_bytes",
+                Gauge,
+                "Memory of the agent in RAM.",
+                resident,
+            );
+        }
+        let started = u64::try_from(self.started_ms).unwrap_or(0);
+        one(
+            "process_start_time_seconds",
+            Gauge,
+            "When the agent started, seconds since 1970.",
+            Value::Millis(started),
+        );
+        if let Some(usage) = self.usage {
+            let size = Value::Int(usage.virtual_bytes);
+            one(
+                "process_virtual_memory_bytes",
+                Gauge,
+                "Address space of the agent.",
+                size,
+            );
+            // Upstream's word for no limit.
+            let most = usage.most_virtual.map_or(Value::Signed(-1), Value::Int);
+            one(
+                "process_virtual_memory_max_bytes",
+                Gauge,
+                "Most address space the agent may have; -1 without a limit.",
+                most,
+            );
+        }
+        true
+    }
+}
+
+fn usage() -> Option<Usage> {
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/self/{name}")).ok();
+    let (stat, status, limits) = (read("stat")?, read("status")?, read("limits")?);
+    let descriptors = std::fs::read_dir("/proc/self/fd").ok()?.count();
+    Some(Usage {
+        cpu_ms: cpu_ms(&stat)?,
+        resident: kib(&status, "VmRSS:")?,
+        virtual_bytes: kib(&status, "VmSize:")?,
+        // Of these one is the directory being read.
+        descriptors: u64::try_from(descriptors).ok()?.saturating_sub(1),
+        most_descriptors: limit(&limits, "Max open files").unwrap_or(u64::MAX),
+        most_virtual: limit(&limits, "Max address space"),
+    })
+}
+
+/// The soft limit of a line of `/proc/self/limits`; `None` for `unlimited`.
+fn limit(limits: &str, name: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|l| l.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// User and system time of `/proc/self/stat`, in ticks of 10 ms; the name before them may hold anything.
+fn cpu_ms(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some((user + system) * 10)
+}
+
+fn kib(status: &str, key: &str) -> Option<u64> {
+    let line = status.lines().find_map(|l| l.strip_prefix(key))?;
+    let value: u64 = line.split_whitespace().next()?.parse().ok()?;
+    value.checked_mul(1024)
+}
+
+/// The parts of a node that write, by the names of their programs.
+const WRITERS: [&str; 3] = ["kedge-init", "containerd", "kedge"];
+
+/// What each of them had written, from `/proc/<pid>/io`; containers have theirs under /metrics/cadvisor.
+fn written() -> BTreeMap<&'static str, u64> {
+    let mut sums = BTreeMap::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Ok(name) = std::fs::read_to_string(path.join("comm")) else {
+            continue;
+        };
+        let Some(writer) = WRITERS.iter().find(|w| **w == name.trim_end()) else {
+            continue;
+        };
+        let io = std::fs::read_to_string(path.join("io")).unwrap_or_default();
+        let bytes = io.lines().find_map(|l| l.strip_prefix("write_bytes: "));
+        if let Some(bytes) = bytes.and_then(|b| b.parse::<u64>().ok()) {
+            *sums.entry(*writer).or_insert(0) += bytes;
+        }
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stats::own::tests::facts;
+    use kedge_metrics::expo::{Format, whole};
+
+    #[test]
+    fn the_agent_says_what_it_uses() {
+        let process = Process::new(&facts(), &Processes::read());
+        let text = String::from_utf8(whole(process, Format::Text)).unwrap();
+        assert!(
+            text.contains("process_start_time_seconds 1800000000.5\n"),
+            "{text}"
+        );
+        for name in [
+            "process_cpu_seconds_total ",
+            "process_max_fds ",
+            "process_open_fds ",
+            "process_resident_memory_bytes ",
+            "process_virtual_memory_bytes ",
+            "process_virtual_memory_max_bytes ",
+        ] {
+            assert!(text.lines().any(|l| l.starts_with(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_the_agent_uses_moves_with_what_it_does() {
+        let before = usage().unwrap();
+        let held: Vec<_> = (0..50)
+            .map(|_| std::fs::File::open("/dev/null").unwrap())
+            .collect();
+        let mut spun = 0_u64;
+        // Until the kernel has counted some ticks of it.
+        while usage().unwrap().cpu_ms < before.cpu_ms + 20 {
+            spun = spun.wrapping_add(std::hint::black_box(1));
+        }
+        let after = usage().unwrap();
+        assert!(after.descriptors >= before.descriptors + 40, "{after:?}");
+        drop(held);
+    }
+
+    #[test]
+    fn odd_process_names_do_not_move_the_fields() {
+        let stat = "42 (a) b (c) S 1 42 42 0 -1 4194560 100 0 0 0 7 5 0 0 20 0 1 0 100 1 1";
+        assert_eq!(cpu_ms(stat), Some(120));
+        assert_eq!(cpu_ms("nonsense"), None);
+    }
+
+    #[test]
+    fn a_limit_is_a_number_or_none() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units\n\
+            Max open files            1024                 4096                 files\n\
+            Max address space         unlimited            unlimited            bytes\n";
+        assert_eq!(limit(limits, "Max open files"), Some(1024));
+        assert_eq!(limit(limits, "Max address space"), None);
+        assert_eq!(limit("", "Max open files"), None);
+    }
+}
