@@ -55,7 +55,7 @@ pub fn refresh(cache: &Path) -> Result<Packages> {
         "apt-cache",
         &["depends", "--no-recommends", "--no-suggests", KERNEL_META],
     )?;
-    let kernel = concrete_kernel(&meta)?;
+    let kernel = concrete_kernel(&meta, SUITE)?;
     apt.run("apt-get", &["download", "-q", &kernel, BUSYBOX])?;
     let kernel_package = apt.downloaded(&kernel)?;
     let busybox_package = apt.downloaded(BUSYBOX)?;
@@ -96,6 +96,28 @@ pub fn unpacked(cache: &Path, names: &[&str]) -> Result<Vec<PathBuf>> {
     let text = serde_json::to_vec_pretty(&fetched).context("encode package list")?;
     fs::write(&state, text).with_context(|| format!("write {}", state.display()))?;
     Ok(paths)
+}
+
+/// The cloud kernel of another suite, unpacked: its directories hold the kernel image and its modules. Asks the mirror each time, for backports
+/// move on. Since 7.0 Debian puts image and modules in packages of their own, which the old one depends on.
+pub fn kernel_of(cache: &Path, suite: &str) -> Result<Vec<PathBuf>> {
+    let root = cache.join("debian");
+    let apt = Apt::for_suite(&root, &mirror()?, suite)?;
+    apt.run("apt-get", &["update", "-q"])?;
+    let depends = |package: &str| {
+        let options = ["depends", "--no-recommends", "--no-suggests", package];
+        apt.run("apt-cache", &options)
+    };
+    let kernel = concrete_kernel(&depends(KERNEL_META)?, suite)?;
+    let mut names = parts_of_kernel(&depends(&kernel)?);
+    names.push(kernel);
+    let words = names.iter().map(String::as_str);
+    let arguments: Vec<&str> = ["download", "-q"].into_iter().chain(words).collect();
+    apt.run("apt-get", &arguments)?;
+    let unpacked = names
+        .iter()
+        .map(|name| unpack(&root, &apt.downloaded(name)?));
+    unpacked.collect()
 }
 
 /// The original archive of a source package, without Debian's changes. Fetched once.
@@ -194,14 +216,18 @@ struct Apt {
 
 impl Apt {
     fn new(root: &Path, mirror: &str) -> Result<Self> {
-        Self::make(root, "apt", "deb", mirror)
+        Self::make(root, "apt", "deb", mirror, SUITE)
     }
 
     fn for_sources(root: &Path, mirror: &str) -> Result<Self> {
-        Self::make(root, "apt-sources", "deb-src", mirror)
+        Self::make(root, "apt-sources", "deb-src", mirror, SUITE)
     }
 
-    fn make(root: &Path, world: &str, kind: &str, mirror: &str) -> Result<Self> {
+    fn for_suite(root: &Path, mirror: &str, suite: &str) -> Result<Self> {
+        Self::make(root, &format!("apt-{suite}"), "deb", mirror, suite)
+    }
+
+    fn make(root: &Path, world: &str, kind: &str, mirror: &str, suite: &str) -> Result<Self> {
         let archives = root.join("archives");
         let etc = root.join(world).join("etc");
         for directory in [
@@ -215,7 +241,7 @@ impl Apt {
                 .with_context(|| format!("create {}", directory.display()))?;
         }
         let apt = root.join(world);
-        let sources = format!("{kind} [signed-by={KEYRING}] {mirror} {SUITE} main\n");
+        let sources = format!("{kind} [signed-by={KEYRING}] {mirror} {suite} main\n");
         let config = apt.join("apt.conf");
         let files = [
             (etc.join("sources.list"), sources),
@@ -311,7 +337,7 @@ fn mirror_of(targets: &str) -> Option<&str> {
 }
 
 /// The package that the meta package stands for today.
-fn concrete_kernel(depends: &str) -> Result<String> {
+fn concrete_kernel(depends: &str, suite: &str) -> Result<String> {
     let names = depends
         .lines()
         .filter_map(|line| line.trim().strip_prefix("Depends: "));
@@ -322,8 +348,25 @@ fn concrete_kernel(depends: &str) -> Result<String> {
             && !name.contains("unsigned")
     });
     kernel.map(str::to_owned).with_context(|| {
-        format!("{KERNEL_META} of {SUITE} depends on no linux-image-*-cloud-amd64:\n{depends}")
+        format!("{KERNEL_META} of {suite} depends on no linux-image-*-cloud-amd64:\n{depends}")
     })
+}
+
+/// The packages that a kernel package is split into, where it is.
+fn parts_of_kernel(depends: &str) -> Vec<String> {
+    let names = depends
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "));
+    let part = |name: &&str| {
+        ["linux-binary-", "linux-modules-"]
+            .iter()
+            .any(|p| name.starts_with(p))
+    };
+    names
+        .map(str::trim)
+        .filter(part)
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Unpacks a package beside the downloads, once.
@@ -381,11 +424,21 @@ mod tests {
     fn the_meta_package_names_the_signed_kernel() {
         let text = "linux-image-cloud-amd64\n  Depends: linux-image-6.12.1-cloud-amd64-unsigned\n  Depends: linux-image-6.12.1+deb13-cloud-amd64\n";
         assert_eq!(
-            concrete_kernel(text).unwrap(),
+            concrete_kernel(text, "trixie").unwrap(),
             "linux-image-6.12.1+deb13-cloud-amd64"
         );
-        let text = concrete_kernel("x\n").unwrap_err().to_string();
+        let text = concrete_kernel("x\n", "trixie").unwrap_err().to_string();
         assert!(text.contains("depends on no linux-image"), "{text}");
+    }
+
+    #[test]
+    fn a_kernel_in_parts_names_its_parts() {
+        let text = "linux-image-7.3.4-cloud-amd64\n  PreDepends: linux-base\n |Depends: dracut\n  Depends: linux-base-7.3.4\n  Depends: linux-binary-7.3.4\n  Depends: linux-modules-7.3.4\n";
+        assert_eq!(
+            parts_of_kernel(text),
+            ["linux-binary-7.3.4", "linux-modules-7.3.4"]
+        );
+        assert!(parts_of_kernel("linux-image-6.12\n  Depends: kmod\n").is_empty());
     }
 
     #[test]

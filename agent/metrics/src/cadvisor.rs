@@ -10,21 +10,12 @@ mod machine;
 use std::sync::Arc;
 
 use crate::Machine;
-use crate::disk::Disk;
-use crate::expo::{Kind, Source, Value, Writer};
+use crate::expo::{Source, Value, Writer};
 use crate::sample::{Generation, Row};
 use families::FAMILIES;
 
 /// Rows written at a time.
 const PIECE: usize = 32;
-
-/// A family of rows.
-struct Family {
-    name: &'static str,
-    kind: Kind,
-    help: &'static str,
-    write: fn(&mut At<'_>),
-}
 
 /// One row being written.
 struct At<'a> {
@@ -113,11 +104,6 @@ impl Source for Cadvisor {
         }
         true
     }
-}
-
-/// The `device` label of a disk.
-fn device(disk: Option<&Disk>) -> String {
-    disk.map_or_else(String::new, |d| format!("/dev/{}", d.name))
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ pub fn groups(root: &Root) -> Vec<String> {
     groups
 }
 
-/// Reads an open cgroup. `None` when it is gone. A file that cannot be understood is one error in `errors` and an absent value: the others
+/// Reads an open cgroup. `None` when it is gone (each has a `cpu.stat`, whatever its controllers). A file that cannot be understood is one error in `errors` and an absent value: the others
 /// are still worth having.
 pub fn read(
     dir: &Dir,
@@ -100,9 +100,13 @@ pub fn read(
         reader,
         errors,
     };
-    let cpu = of.parsed("cpu.stat", stat::cpu)?;
+    let cpu = match of.found("cpu.stat", stat::cpu) {
+        Found::Absent => return None,
+        Found::Broken => None,
+        Found::Value(cpu) => Some(cpu),
+    };
     let mut sample = CgroupSample {
-        cpu: Some(cpu),
+        cpu,
         memory: stat::memory(&mut of, depth),
         limits: stat::limits(&mut of, depth),
         pids: of.number("pids.current"),
@@ -119,6 +123,13 @@ pub fn read(
     Some(sample)
 }
 
+/// What became of reading a file. Broken ones are among the errors.
+pub(crate) enum Found<T> {
+    Absent,
+    Broken,
+    Value(T),
+}
+
 /// The files of one cgroup.
 pub(crate) struct Of<'a> {
     dir: &'a Dir,
@@ -127,31 +138,37 @@ pub(crate) struct Of<'a> {
 }
 
 impl Of<'_> {
-    /// A file by its parser, which names the line it does not understand.
+    /// A file by its parser, which names the line it does not understand. What is broken is said and absent.
     pub(crate) fn parsed<T>(
         &mut self,
         name: &str,
         parse: impl FnOnce(&[u8]) -> Result<T, &[u8]>,
     ) -> Option<T> {
-        match self.reader.read(self.dir, name) {
-            Ok(Some(text)) => match parse(text) {
-                Ok(value) => Some(value),
-                Err(line) => {
-                    let line = String::from_utf8_lossy(line).into_owned();
-                    self.errors.push(Error::line(self.dir.path(name), &line));
-                    None
-                }
-            },
-            Ok(None) => None,
-            Err(error) => {
-                self.errors.push(error);
-                None
-            }
+        match self.found(name, parse) {
+            Found::Value(value) => Some(value),
+            Found::Absent | Found::Broken => None,
         }
     }
 
+    pub(crate) fn found<T>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&[u8]) -> Result<T, &[u8]>,
+    ) -> Found<T> {
+        let error = match self.reader.read(self.dir, name) {
+            Ok(Some(text)) => match parse(text) {
+                Ok(value) => return Found::Value(value),
+                Err(line) => Error::line(self.dir.path(name), &String::from_utf8_lossy(line)),
+            },
+            Ok(None) => return Found::Absent,
+            Err(error) => error,
+        };
+        self.errors.push(error);
+        Found::Broken
+    }
+
     pub(crate) fn number(&mut self, name: &str) -> Option<u64> {
-        self.parsed(name, |text| file::number(file::trimmed(text)).ok_or(text))
+        self.parsed(name, plain)
     }
 
     pub(crate) fn limit(&mut self, name: &str) -> Option<Limit> {
@@ -159,11 +176,38 @@ impl Of<'_> {
     }
 }
 
+/// A file of one number.
+fn plain(text: &[u8]) -> Result<u64, &[u8]> {
+    file::number(file::trimmed(text)).ok_or(text)
+}
+
 fn limit(text: &[u8]) -> Option<Limit> {
     match text {
         b"max" => Some(Limit::Max),
         digits => file::number(digits).map(Limit::At),
     }
+}
+
+/// One file of a cgroup by its name, for fuzzing.
+#[cfg(test)]
+pub(crate) fn parse<'a>(name: &str, text: &'a [u8]) -> Option<Result<(), &'a [u8]>> {
+    Some(match name {
+        "cpu.stat" => stat::cpu(text).map(drop),
+        "memory.stat" => stat::memory_stat(text).map(drop),
+        "memory.events" => stat::events(text).map(drop),
+        "cpu.max" => stat::cpu_max(text).map(drop).ok_or(text),
+        "io.stat" => io::devices(text).map(drop),
+        "cpu.pressure" | "memory.pressure" | "io.pressure" => psi::parse(text).map(drop),
+        "memory.max" | "memory.min" | "memory.swap.max" | "pids.max" => {
+            limit(file::trimmed(text)).map(drop).ok_or(text)
+        }
+        "memory.current"
+        | "memory.peak"
+        | "memory.swap.current"
+        | "pids.current"
+        | "cpu.weight" => plain(text).map(drop),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Block devices and mounts: `diskstats`, `mountinfo`. Sources: `Documentation/admin-guide/iostats.rst`, `proc.rst`.
 
+use std::collections::BTreeSet;
+
 use crate::file;
 
 /// One line of `diskstats`; times in milliseconds, sectors of 512 bytes.
@@ -108,12 +110,11 @@ pub(crate) fn disks(text: &[u8]) -> Result<Vec<Disk>, &[u8]> {
 /// Summary), and everything that could hang (network filesystems).
 pub(crate) fn mounts(text: &[u8]) -> Vec<Mount> {
     let mut found: Vec<Mount> = Vec::new();
+    let (mut numbers, mut devices) = (BTreeSet::new(), BTreeSet::new());
     for mount in file::lines(text).filter_map(mount) {
         // Bind mounts of a filesystem show it again; a tmpfs over another hides it.
-        let known = |other: &Mount| {
-            (other.major, other.minor) == (mount.major, mount.minor) || other.device == mount.device
-        };
-        if !found.iter().any(known) {
+        let is_new = numbers.insert((mount.major, mount.minor));
+        if is_new && devices.insert(mount.device.clone()) {
             found.push(mount);
         }
     }

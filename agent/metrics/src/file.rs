@@ -72,6 +72,18 @@ impl Reader {
             Err(errno) if is_absent(errno) => return Ok(None),
             Err(errno) => return Err(failed(errno)),
         };
+        match self.fill(|room| nix::unistd::read(&fd, room)) {
+            Ok(filled) => Ok(self.buf.get(..filled)),
+            Err(errno) if is_absent(errno) => Ok(None),
+            Err(errno) => Err(failed(errno)),
+        }
+    }
+
+    /// Reads until there is no more, at most [`LARGEST`] bytes. Half a file is never taken for a whole one.
+    fn fill(
+        &mut self,
+        mut read: impl FnMut(&mut [u8]) -> nix::Result<usize>,
+    ) -> nix::Result<usize> {
         if self.buf.len() < 4096 {
             self.buf.resize(4096, 0);
         }
@@ -79,22 +91,17 @@ impl Reader {
         loop {
             if filled == self.buf.len() {
                 if filled >= LARGEST {
-                    return Err(failed(Errno::EFBIG));
+                    return Err(Errno::EFBIG);
                 }
                 self.buf.resize(filled * 2, 0);
             }
-            let Some(room) = self.buf.get_mut(filled..) else {
-                break;
-            };
-            match nix::unistd::read(&fd, room) {
-                Ok(0) => break,
+            match read(self.buf.get_mut(filled..).unwrap_or_default()) {
+                Ok(0) => return Ok(filled),
                 Ok(n) => filled += n,
                 Err(Errno::EINTR) => {}
-                Err(errno) if is_absent(errno) => return Ok(None),
-                Err(errno) => return Err(failed(errno)),
+                Err(errno) => return Err(errno),
             }
         }
-        Ok(self.buf.get(..filled))
     }
 
     /// Gives back what one exceptionally large file took.
@@ -167,6 +174,24 @@ mod tests {
         assert_eq!(reader.read(&opened, "short").unwrap(), Some(&b"7"[..]));
         assert!(reader.buf.capacity() <= KEPT);
         assert_eq!(reader.read(&opened, "none").unwrap(), None);
+    }
+
+    #[test]
+    fn a_group_that_goes_while_it_is_read_gives_nothing_and_not_half() {
+        let mut reader = Reader::default();
+        let mut answers = [Ok(3), Err(Errno::EINTR), Ok(4), Err(Errno::ENODEV)].into_iter();
+        let end = reader.fill(|_| answers.next().unwrap());
+        assert_eq!(end, Err(Errno::ENODEV));
+        assert!(is_absent(Errno::ENODEV) && !is_absent(Errno::EIO));
+        let mut answers = [Ok(3), Err(Errno::EINTR), Ok(4), Ok(0)].into_iter();
+        assert_eq!(reader.fill(|_| answers.next().unwrap()), Ok(7));
+    }
+
+    #[test]
+    fn a_file_without_end_is_an_error() {
+        let mut reader = Reader::default();
+        assert_eq!(reader.fill(|room| Ok(room.len())), Err(Errno::EFBIG));
+        assert_eq!(reader.buf.len(), LARGEST);
     }
 
     #[test]

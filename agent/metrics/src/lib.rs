@@ -5,6 +5,9 @@
 //! broken.
 //! Deliberately absent: writes, anything outside the root, clocks, tasks, HTTP.
 //!
+//! Tests read what kernels 6.1, 6.12 and the newest that Debian packages really show (`src/testdata`, recorded by the rig's example
+//! `record-kernel-trees`; goldens beside them), and damage it (`src/fuzz.rs`, which says how to run it for longer).
+//!
 //! ```text
 //! Subject, Stamp -> Sampler -> Row … -> Generation -> Cadvisor, Resource: Source -> Writer -> bytes
 //!                                                  -> summary -> JSON
@@ -16,10 +19,14 @@ pub mod disk;
 mod error;
 pub mod expo;
 mod file;
+#[cfg(test)]
+mod fuzz;
 pub mod json;
 mod machine;
 pub mod net;
 pub mod process;
+#[cfg(test)]
+mod recorded;
 pub mod resource;
 mod root;
 pub mod sample;

@@ -70,6 +70,11 @@ pub fn machine(root: &Root) -> Result<Machine, Error> {
 pub fn memory(root: &Root) -> Result<Memory, Error> {
     const PATH: &str = "/proc/meminfo";
     let text = root.text(PATH)?.unwrap_or_default();
+    meminfo(&text).map_err(|line| Error::line(root.path(PATH), line))
+}
+
+/// The error is the line that is not as documented.
+pub(crate) fn meminfo(text: &str) -> Result<Memory, &str> {
     let mut memory = Memory::default();
     for line in text.lines() {
         let Some((key, value)) = line.split_once(':') else {
@@ -86,9 +91,7 @@ pub fn memory(root: &Root) -> Result<Memory, Error> {
             .trim()
             .strip_suffix(" kB")
             .and_then(|n| n.trim().parse::<u64>().ok());
-        *field = kib
-            .and_then(|n| n.checked_mul(1024))
-            .ok_or_else(|| Error::line(root.path(PATH), line))?;
+        *field = kib.and_then(|n| n.checked_mul(1024)).ok_or(line)?;
     }
     Ok(memory)
 }
@@ -104,7 +107,7 @@ fn cpus(root: &Root) -> Result<u32, Error> {
 }
 
 /// Number of processors in a list such as `0-3,8`.
-fn cpu_list(text: &str) -> Option<u32> {
+pub(crate) fn cpu_list(text: &str) -> Option<u32> {
     text.split(',').try_fold(0u32, |sum, part| {
         let (from, to) = part.split_once('-').unwrap_or((part, part));
         let (from, to): (u32, u32) = (from.parse().ok()?, to.parse().ok()?);

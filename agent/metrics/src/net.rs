@@ -53,8 +53,13 @@ pub(crate) fn interfaces(text: &[u8]) -> Result<Vec<Interface>, &[u8]> {
                 dropped: value(3),
             }
         };
+        let name: Box<str> = String::from_utf8_lossy(name).into();
+        // Names that are no UTF-8 may look alike; two series of one name would spoil the whole page.
+        if found.iter().any(|other: &Interface| other.name == name) {
+            continue;
+        }
         found.push(Interface {
-            name: String::from_utf8_lossy(name).into(),
+            name,
             rx: traffic(0),
             tx: traffic(8),
         });

@@ -23,7 +23,7 @@ static FAMILIES: &[Family] = &[
     Family {
         name: "container_cpu_usage_seconds_total",
         kind: Counter,
-        help: "CPU time used by the container.",
+        help: "CPU time used by the container, in seconds.",
         of: Kind::Container,
         value: cpu,
         timed: true,
@@ -31,7 +31,7 @@ static FAMILIES: &[Family] = &[
     Family {
         name: "container_memory_working_set_bytes",
         kind: Gauge,
-        help: "Working set of the container.",
+        help: "Memory in use by the container without inactive page cache, in bytes.",
         of: Kind::Container,
         value: memory,
         timed: true,
@@ -39,7 +39,7 @@ static FAMILIES: &[Family] = &[
     Family {
         name: "container_start_time_seconds",
         kind: Gauge,
-        help: "When the container started, seconds since 1970.",
+        help: "When the container was started, in seconds since 1970.",
         of: Kind::Container,
         value: started,
         timed: false,
@@ -47,7 +47,7 @@ static FAMILIES: &[Family] = &[
     Family {
         name: "container_swap_limit_bytes",
         kind: Gauge,
-        help: "Most swap that the container may use.",
+        help: "Most swap that the container may use, in bytes; absent where there is no limit.",
         of: Kind::Container,
         value: swap_limit,
         timed: true,
@@ -55,7 +55,7 @@ static FAMILIES: &[Family] = &[
     Family {
         name: "container_swap_usage_bytes",
         kind: Gauge,
-        help: "Swap used by the container.",
+        help: "Swap in use by the container, in bytes.",
         of: Kind::Container,
         value: swap,
         timed: true,
@@ -63,7 +63,7 @@ static FAMILIES: &[Family] = &[
     Family {
         name: "node_cpu_usage_seconds_total",
         kind: Counter,
-        help: "CPU time used by the node.",
+        help: "CPU time used by the node, in seconds.",
         of: Kind::Root,
         value: cpu,
         timed: true,
@@ -71,7 +71,7 @@ static FAMILIES: &[Family] = &[
     Family {
         name: "node_memory_working_set_bytes",
         kind: Gauge,
-        help: "Working set of the node.",
+        help: "Memory in use by the node without inactive page cache, in bytes.",
         of: Kind::Root,
         value: memory,
         timed: true,
@@ -79,7 +79,7 @@ static FAMILIES: &[Family] = &[
     Family {
         name: "node_swap_usage_bytes",
         kind: Gauge,
-        help: "Swap used by the node.",
+        help: "Swap in use by the node, in bytes.",
         of: Kind::Root,
         value: swap,
         timed: true,
@@ -87,7 +87,7 @@ static FAMILIES: &[Family] = &[
     Family {
         name: "pod_cpu_usage_seconds_total",
         kind: Counter,
-        help: "CPU time used by the pod.",
+        help: "CPU time used by the pod, in seconds.",
         of: Kind::Pod,
         value: cpu,
         timed: true,
@@ -95,7 +95,7 @@ static FAMILIES: &[Family] = &[
     Family {
         name: "pod_memory_working_set_bytes",
         kind: Gauge,
-        help: "Working set of the pod.",
+        help: "Memory in use by the pod without inactive page cache, in bytes.",
         of: Kind::Pod,
         value: memory,
         timed: true,
@@ -103,7 +103,7 @@ static FAMILIES: &[Family] = &[
     Family {
         name: "pod_swap_usage_bytes",
         kind: Gauge,
-        help: "Swap used by the pod.",
+        help: "Swap in use by the pod, in bytes.",
         of: Kind::Pod,
         value: swap,
         timed: true,
@@ -188,7 +188,7 @@ impl Resource {
         to.family(
             "resource_scrape_error",
             Gauge,
-            "1 when something of this page could not be read, else 0.",
+            "1 when a file behind this page could not be read or understood, else 0.",
         );
         to.sample("", &[], Value::Int(u64::from(self.generation.failed)), None);
         true

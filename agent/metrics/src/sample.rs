@@ -107,6 +107,7 @@ pub fn nano_cores(before: &Row, now: &Row) -> Option<u64> {
 #[derive(Debug)]
 struct Kept {
     dir: Dir,
+    /// The directory's own time.
     since: Option<i64>,
     processes: Option<(Processes, Stamp)>,
     round: u64,
@@ -180,13 +181,16 @@ impl Sampler {
             kept = again;
             read = cgroup::read(&kept.dir, depth, &mut self.reader, &mut self.errors);
         }
-        let Some(sample) = read else {
+        let Some(mut sample) = read else {
             return;
         };
         let (mut processes, mut network) = (None, None);
         if depth == Depth::Full {
-            processes = self.processes(&mut kept, now);
+            processes = self.processes(subject, &mut kept, now);
             network = self.network(subject, processes.and_then(|(p, _)| p.first));
+            if subject.kind == Kind::Root {
+                self.fill_in_root(&mut sample);
+            }
         }
         generation.rows.push(Row {
             subject: subject.clone(),
@@ -194,7 +198,7 @@ impl Sampler {
             sample,
             processes,
             network,
-            since: kept.since,
+            since: self.made(subject, kept.since, now),
         });
         kept.round = self.round;
         self.kept.insert(name, kept);
@@ -233,27 +237,55 @@ impl Sampler {
         }
     }
 
-    /// When the group was made: the older of two times, for making a child changes the directory's.
+    /// When the group's directory was made, by the clock of that moment: the older of two times, for making a child changes the directory's.
     fn since(&self, subject: &Subject) -> Option<i64> {
         use std::os::unix::fs::MetadataExt;
-        if subject.kind == Kind::Root {
-            return self.boot;
-        }
         let base = format!("{}/{}", cgroup::MOUNT, subject.cgroup.trim_matches('/'));
         let times = [base.clone(), format!("{base}/cgroup.events")];
         let times = times
             .iter()
             .filter_map(|path| std::fs::metadata(self.root.path(path)).ok());
-        let oldest = times.map(|m| m.mtime()).min()?;
-        Some(self.boot.map_or(oldest, |boot| oldest.max(boot)))
+        times.map(|m| m.mtime()).min()
     }
 
-    fn processes(&mut self, kept: &mut Kept, now: Stamp) -> Option<(Processes, Stamp)> {
+    /// When the group was made, as far as it can be told now: the clock may have been set since, so the kept time is held between the
+    /// kernel's idea of when it booted (which follows the clock) and now.
+    fn made(&self, subject: &Subject, kept: Option<i64>, now: Stamp) -> Option<i64> {
+        let made = match subject.kind {
+            Kind::Root => self.boot?,
+            _ => kept?.max(self.boot.unwrap_or(i64::MIN)),
+        };
+        Some(made.min(now.wall_ms.div_euclid(1000)))
+    }
+
+    /// What the root group has no files for and the kernel tells elsewhere: threads, and kills for want of memory.
+    fn fill_in_root(&mut self, sample: &mut CgroupSample) {
+        if sample.pids.is_none() {
+            sample.pids = self.proc_file("loadavg", process::threads);
+        }
+        if let Some(memory) = &mut sample.memory
+            && memory.oom_kills.is_none()
+        {
+            memory.oom_kills = self
+                .proc_file("vmstat", |text| Ok(oom_kills(text)))
+                .flatten();
+        }
+    }
+
+    fn processes(
+        &mut self,
+        subject: &Subject,
+        kept: &mut Kept,
+        now: Stamp,
+    ) -> Option<(Processes, Stamp)> {
         let fresh = |(_, at): &(Processes, Stamp)| {
             now.mono_ns.saturating_sub(at.mono_ns) < process::KEPT_NS
         };
         if !kept.processes.as_ref().is_some_and(fresh) {
-            let found = process::read(&self.root, &kept.dir, &mut self.reader, &mut self.errors);
+            // The node's first process has a group of its own; the root group holds kernel threads.
+            let first = (subject.kind == Kind::Root).then_some(1);
+            let (reader, errors) = (&mut self.reader, &mut self.errors);
+            let found = process::read(&self.root, &kept.dir, first, reader, errors);
             kept.processes = found.map(|found| (found, now));
         }
         kept.processes
@@ -291,6 +323,31 @@ impl Sampler {
 fn boot_time(text: &[u8]) -> Option<i64> {
     let value = crate::file::lines(text).find_map(|l| l.strip_prefix(b"btime "))?;
     i64::try_from(crate::file::number(value)?).ok()
+}
+
+/// `oom_kill` of `/proc/vmstat`: processes of the whole node.
+fn oom_kills(text: &[u8]) -> Option<u64> {
+    let value = crate::file::lines(text).find_map(|l| l.strip_prefix(b"oom_kill "))?;
+    crate::file::number(value)
+}
+
+/// One file of proc by its name, for fuzzing.
+#[cfg(test)]
+pub(crate) fn parse<'a>(name: &str, text: &'a [u8]) -> Option<Result<(), &'a [u8]>> {
+    // For parsers that skip what they do not understand.
+    fn taken<'a, T>(_: T) -> Result<(), &'a [u8]> {
+        Ok(())
+    }
+    Some(match name {
+        "diskstats" => disk::disks(text).map(drop),
+        "net/dev" => net::interfaces(text).map(drop),
+        "loadavg" => process::threads(text).map(drop),
+        "stat" => taken(boot_time(text)),
+        "vmstat" => taken(oom_kills(text)),
+        "self/mountinfo" => taken(disk::mounts(text)),
+        "limits" => taken(process::soft_limit(text)),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

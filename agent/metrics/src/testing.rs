@@ -1,4 +1,7 @@
-//! A tree of files in place of a node, for tests.
+//! A tree of files in place of a node, for tests; and readers of what is written.
+
+pub(crate) mod page;
+pub(crate) mod recorded;
 
 use std::fs;
 use std::path::PathBuf;
@@ -16,6 +19,12 @@ impl Tree {
         let path = self.path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
+    }
+
+    pub(crate) fn write_bytes(&self, path: &str, bytes: &[u8]) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
     }
 
     pub(crate) fn path(&self, path: &str) -> PathBuf {

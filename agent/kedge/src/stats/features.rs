@@ -29,11 +29,7 @@ const FEATURES: &[(&str, &str, bool)] = &[
     ("KubeletPSI", GA, true),
     ("KubeletPodResourcesGet", GA, false),
     ("KubeletTracing", GA, false),
-    (
-        "LocalStorageCapacityIsolationFSQuotaMonitoring",
-        BETA,
-        false,
-    ),
+    ("LocalStorageCapacityIsolationFSQuotaMonitoring", BETA, true),
     ("MemoryQoS", BETA, false),
     ("NFTablesProxyMode", GA, true),
     ("NodeLogQuery", GA, false),

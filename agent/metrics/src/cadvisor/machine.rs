@@ -8,7 +8,7 @@ pub(super) fn version(to: &mut Writer, machine: &Machine, version: &str) {
     to.family(
         "cadvisor_version_info",
         Kind::Gauge,
-        "Always 1; kernel, system and the version of what writes these families.",
+        "Always 1. The labels tell the kernel, the system and the version of what writes this page.",
     );
     let more = [
         ("cadvisorRevision", ""),
@@ -24,7 +24,7 @@ pub(super) fn write(to: &mut Writer, machine: &Machine, generation: &Generation)
     to.family(
         "container_scrape_error",
         Kind::Gauge,
-        "1 when a file of some group could not be read or understood, else 0.",
+        "1 when a file behind this page could not be read or understood, else 0.",
     );
     to.sample("", &[], Value::Int(u64::from(generation.failed)), None);
     let mut common = Vec::new();
@@ -41,42 +41,50 @@ pub(super) fn write(to: &mut Writer, machine: &Machine, generation: &Generation)
         to.sample(&common, &[], Value::Int(value), at);
     };
     // Books and drawers exist on s390 mainframes.
-    one("machine_cpu_books", "Processor books.", 0);
+    one(
+        "machine_cpu_books",
+        "Processor books, a level above sockets that mainframes have.",
+        0,
+    );
     one(
         "machine_cpu_cores",
-        "Logical processors.",
+        "Logical processors that are online.",
         u64::from(machine.cpus),
     );
-    one("machine_cpu_drawers", "Processor drawers.", 0);
+    one(
+        "machine_cpu_drawers",
+        "Processor drawers, a level above books that mainframes have.",
+        0,
+    );
     one(
         "machine_cpu_physical_cores",
-        "Processor cores.",
+        "Processor cores, each with one or more logical processors.",
         u64::from(machine.cores),
     );
     one(
         "machine_cpu_sockets",
-        "Processor packages.",
+        "Processor packages: what sits in a socket of the board.",
         u64::from(machine.sockets),
     );
     one(
         "machine_memory_bytes",
-        "Memory that the kernel manages.",
+        "Memory that the kernel manages, in bytes.",
         machine.memory_bytes,
     );
     one(
         "machine_swap_bytes",
-        "Swap space.",
+        "Swap space, used and free, in bytes.",
         generation.memory.swap_total,
     );
     one(
         "machine_nvm_avg_power_budget_watts",
-        "Power budget of non-volatile memory; this node looks for none.",
+        "Average power budget of non-volatile memory; 0, for this node looks for none.",
         0,
     );
     to.family(
         "machine_nvm_capacity",
         Kind::Gauge,
-        "Capacity of non-volatile memory by mode; this node looks for none.",
+        "Capacity of non-volatile memory by mode; 0, for this node looks for none.",
     );
     for mode in ["app_direct_mode", "memory_mode"] {
         to.sample(&common, &[("mode", mode)], Value::Int(0), at);

@@ -17,21 +17,21 @@ pub struct IoDevice {
     pub reads: u64,
     /// Writes.
     pub writes: u64,
-    /// What the iocost controller counts, microseconds; only where it is on.
-    pub cost: Option<IoCost>,
+    /// What the iocost controller counts.
+    pub cost: IoCost,
 }
 
-/// `cost.*` of `io.stat`, microseconds.
+/// `cost.*` of `io.stat`, microseconds. `usage` is there where the controller is on, the others with `blkcg_debug_stats` only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IoCost {
     /// `cost.usage`
-    pub usage: u64,
+    pub usage: Option<u64>,
     /// `cost.wait`
-    pub wait: u64,
+    pub wait: Option<u64>,
     /// `cost.indebt`
-    pub indebt: u64,
+    pub indebt: Option<u64>,
     /// `cost.indelay`
-    pub indelay: u64,
+    pub indelay: Option<u64>,
 }
 
 /// The error is the line that is not as documented. A line of a device number alone is one: some kernels write it for devices that did
@@ -41,6 +41,9 @@ pub(super) fn devices(text: &[u8]) -> Result<Vec<IoDevice>, &[u8]> {
     for line in file::lines(text) {
         devices.extend(device(line)?);
     }
+    // No kernel says the same device twice; if one did, there would be two series of one name.
+    devices.sort_by_key(|d: &IoDevice| (d.major, d.minor));
+    devices.dedup_by_key(|d| (d.major, d.minor));
     Ok(devices)
 }
 
@@ -74,10 +77,10 @@ fn device(line: &[u8]) -> Result<Option<IoDevice>, &[u8]> {
             b"wbytes" => device.written_bytes = value,
             b"rios" => device.reads = value,
             b"wios" => device.writes = value,
-            b"cost.usage" => device.cost.get_or_insert_default().usage = value,
-            b"cost.wait" => device.cost.get_or_insert_default().wait = value,
-            b"cost.indebt" => device.cost.get_or_insert_default().indebt = value,
-            b"cost.indelay" => device.cost.get_or_insert_default().indelay = value,
+            b"cost.usage" => device.cost.usage = Some(value),
+            b"cost.wait" => device.cost.wait = Some(value),
+            b"cost.indebt" => device.cost.indebt = Some(value),
+            b"cost.indelay" => device.cost.indelay = Some(value),
             _ => {}
         }
     }

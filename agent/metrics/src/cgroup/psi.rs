@@ -26,15 +26,16 @@ pub struct PsiLine {
 
 pub(super) fn parse(text: &[u8]) -> Result<Psi, &[u8]> {
     let mut psi = Psi::default();
+    let mut has_some = false;
     for line in file::lines(text) {
         let mut words = file::words(line);
         match words.next() {
-            Some(b"some") => psi.some = values(words).ok_or(line)?,
+            Some(b"some") => (psi.some, has_some) = (values(words).ok_or(line)?, true),
             Some(b"full") => psi.full = Some(values(words).ok_or(line)?),
             _ => {}
         }
     }
-    Ok(psi)
+    if has_some { Ok(psi) } else { Err(text) }
 }
 
 fn values<'a>(words: impl Iterator<Item = &'a [u8]>) -> Option<PsiLine> {

@@ -1,6 +1,6 @@
 //! CPU, memory and settings of a cgroup.
 
-use super::{Depth, Limit, Of};
+use super::{Depth, Found, Limit, Of, plain};
 use crate::file;
 
 /// `cpu.stat`, microseconds.
@@ -49,7 +49,7 @@ pub struct Memory {
     /// `file_writeback`
     pub file_writeback: u64,
     /// `kernel` (5.18)
-    pub kernel: u64,
+    pub kernel: Option<u64>,
     /// `active_file`
     pub active_file: u64,
     /// `inactive_file`
@@ -68,12 +68,12 @@ pub struct Memory {
     pub refault_file: u64,
     /// `memory.swap.current`; absent without swap accounting.
     pub swap: Option<u64>,
-    /// `memory.events high`
-    pub high_events: u64,
+    /// `memory.events high`; the root group has no such file.
+    pub high_events: Option<u64>,
     /// `memory.events max`
-    pub max_events: u64,
-    /// `memory.events oom_kill`: processes killed in the group and below it.
-    pub oom_kills: u64,
+    pub max_events: Option<u64>,
+    /// `memory.events oom_kill`: processes killed in the group and below it; for the root group `oom_kill` of `/proc/vmstat`.
+    pub oom_kills: Option<u64>,
 }
 
 impl Memory {
@@ -101,14 +101,14 @@ pub struct Limits {
 }
 
 /// `cpu.stat`; the error is the line that is not as documented.
-pub(super) fn cpu(text: &[u8]) -> Result<Cpu, &[u8]> {
+pub(crate) fn cpu(text: &[u8]) -> Result<Cpu, &[u8]> {
     let mut cpu = Cpu::default();
     let mut limited = Throttling::default();
-    let mut has_limits = false;
+    let (mut has_usage, mut has_limits) = (false, false);
     for line in file::lines(text) {
         let (key, value) = pair(line)?;
         match key {
-            b"usage_usec" => cpu.usage_usec = value,
+            b"usage_usec" => (cpu.usage_usec, has_usage) = (value, true),
             b"user_usec" => cpu.user_usec = value,
             b"system_usec" => cpu.system_usec = value,
             b"nr_periods" => (limited.periods, has_limits) = (value, true),
@@ -120,10 +120,11 @@ pub(super) fn cpu(text: &[u8]) -> Result<Cpu, &[u8]> {
         }
     }
     cpu.throttling = has_limits.then_some(limited);
-    Ok(cpu)
+    // A file without its first key is not one that used nothing.
+    if has_usage { Ok(cpu) } else { Err(text) }
 }
 
-fn memory_stat(text: &[u8]) -> Result<Memory, &[u8]> {
+pub(super) fn memory_stat(text: &[u8]) -> Result<Memory, &[u8]> {
     let mut memory = Memory::default();
     for line in file::lines(text) {
         let (key, value) = pair(line)?;
@@ -133,7 +134,7 @@ fn memory_stat(text: &[u8]) -> Result<Memory, &[u8]> {
             b"file_mapped" => &mut memory.file_mapped,
             b"file_dirty" => &mut memory.file_dirty,
             b"file_writeback" => &mut memory.file_writeback,
-            b"kernel" => &mut memory.kernel,
+            b"kernel" => memory.kernel.insert(value),
             b"active_file" => &mut memory.active_file,
             b"inactive_file" => &mut memory.inactive_file,
             b"pgfault" => &mut memory.faults,
@@ -160,28 +161,35 @@ fn pair(line: &[u8]) -> Result<(&[u8], u64), &[u8]> {
 
 pub(super) fn memory(of: &mut Of<'_>, depth: Depth) -> Option<Memory> {
     let mut memory = of.parsed("memory.stat", memory_stat)?;
-    // The root group has no memory.current; what it would say is close to this, and upstream says this.
-    memory.usage = of
-        .number("memory.current")
-        .unwrap_or(memory.anon + memory.file);
+    memory.usage = match of.found("memory.current", plain) {
+        Found::Value(bytes) => bytes,
+        // The root group has none; what it would say is close to this, and upstream says this.
+        Found::Absent => memory.anon.saturating_add(memory.file),
+        // Without it nothing here can be trusted to add up.
+        Found::Broken => return None,
+    };
     memory.swap = of.number("memory.swap.current");
     if depth == Depth::Full {
         memory.peak = of.number("memory.peak");
-        let events = of.parsed("memory.events", |text| {
-            let mut events = (0, 0, 0);
-            for line in file::lines(text) {
-                match pair(line)? {
-                    (b"high", n) => events.0 = n,
-                    (b"max", n) => events.1 = n,
-                    (b"oom_kill", n) => events.2 = n,
-                    _ => {}
-                }
-            }
-            Ok(events)
-        });
-        (memory.high_events, memory.max_events, memory.oom_kills) = events.unwrap_or_default();
+        if let Some([high, max, kills]) = of.parsed("memory.events", events) {
+            (memory.high_events, memory.max_events, memory.oom_kills) = (high, max, kills);
+        }
     }
     Some(memory)
+}
+
+/// `high`, `max`, `oom_kill`
+pub(super) fn events(text: &[u8]) -> Result<[Option<u64>; 3], &[u8]> {
+    let [mut high, mut max, mut kills] = [None; 3];
+    for line in file::lines(text) {
+        match pair(line)? {
+            (b"high", n) => high = Some(n),
+            (b"max", n) => max = Some(n),
+            (b"oom_kill", n) => kills = Some(n),
+            _ => {}
+        }
+    }
+    Ok([high, max, kills])
 }
 
 pub(super) fn limits(of: &mut Of<'_>, depth: Depth) -> Limits {
@@ -199,7 +207,7 @@ pub(super) fn limits(of: &mut Of<'_>, depth: Depth) -> Limits {
     limits
 }
 
-fn cpu_max(text: &[u8]) -> Option<(Limit, u64)> {
+pub(super) fn cpu_max(text: &[u8]) -> Option<(Limit, u64)> {
     let mut words = file::words(file::trimmed(text));
     let quota = super::limit(words.next()?)?;
     Some((quota, file::number(words.next()?)?))

@@ -136,3 +136,157 @@ fn a_rate_needs_time_and_a_counter_that_grows() {
     assert_eq!(nano_cores(&row(0, 2), &row(8, 2)), None, "no time passed");
     assert_eq!(nano_cores(&row(0, 3), &row(8, 2)), None);
 }
+
+/// Samples the first second again and again, with other clocks and one file changed.
+fn step(sampler: &mut Sampler, tree: &crate::testing::Tree, now: Stamp, usec: u64) -> Generation {
+    tree.write(
+        "sys/fs/cgroup/kubepods/podu1/cont/cpu.stat",
+        &format!("usage_usec {usec}\nuser_usec 0\nsystem_usec 0\n"),
+    );
+    let mut generation = sampler.begin(Depth::Full, now);
+    for subject in subjects() {
+        sampler.sample(&mut generation, &subject, now);
+    }
+    assert_eq!(sampler.end(&mut generation).len(), 0);
+    generation
+}
+
+const CONTAINER: &str = "/kubepods/podu1/cont";
+const YEAR_MS: i64 = 365 * 86_400_000;
+
+#[test]
+fn a_clock_that_is_set_changes_time_stamps_and_no_rate() {
+    for by in [YEAR_MS, -YEAR_MS] {
+        let tree = node();
+        let mut sampler = Sampler::new(tree.root());
+        let before = step(&mut sampler, &tree, at(1), 1_000_000);
+        let set = Stamp {
+            wall_ms: at(3).wall_ms + by,
+            ..at(3)
+        };
+        let after = step(&mut sampler, &tree, set, 1_500_000);
+        let (a, b) = (
+            before.row(CONTAINER).unwrap(),
+            after.row(CONTAINER).unwrap(),
+        );
+        assert_eq!(nano_cores(a, b), Some(250_000_000), "{by}");
+        assert_eq!(b.at.wall_ms, set.wall_ms);
+        // Two seconds passed, not a year: the processes are not looked at again.
+        assert_eq!(b.processes.unwrap().1, at(1), "{by}");
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_moves_the_times_that_were_read_before() {
+    let tree = node();
+    let mut sampler = Sampler::new(tree.root());
+    // The node comes up in 1970 and learns the time when it has a network.
+    tree.write("proc/stat", "btime 5\n");
+    let early = Stamp {
+        mono_ns: 9_000_000_000,
+        wall_ms: 14_000,
+    };
+    let first = step(&mut sampler, &tree, early, 1);
+    // The directories are younger than the node's clock: as young as it says, and no younger.
+    assert_eq!(first.row(CONTAINER).unwrap().since, Some(14));
+    assert_eq!(first.row("/").unwrap().since, Some(5));
+    let boot = at(0).wall_ms / 1000;
+    tree.write("proc/stat", &format!("btime {boot}\n"));
+    let later = step(&mut sampler, &tree, at(20), 2);
+    for group in ["/", CONTAINER] {
+        let since = later.row(group).unwrap().since.unwrap();
+        assert!((boot..=boot + 20).contains(&since), "{group}: {since}");
+    }
+}
+
+#[test]
+fn after_a_reset_counter_the_next_sample_has_a_rate_again() {
+    let tree = node();
+    let mut sampler = Sampler::new(tree.root());
+    let mut last: Option<Generation> = None;
+    let mut rates = Vec::new();
+    for (seconds, usec) in [(1, 5_000_000), (2, 5_500_000), (3, 7), (4, 250_007)] {
+        let now = step(&mut sampler, &tree, at(seconds), usec);
+        if let Some(last) = &last {
+            rates.push(nano_cores(
+                last.row(CONTAINER).unwrap(),
+                now.row(CONTAINER).unwrap(),
+            ));
+        }
+        last = Some(now);
+    }
+    assert_eq!(rates, [Some(500_000_000), None, Some(250_000_000)]);
+}
+
+#[test]
+fn a_group_whose_first_file_is_odd_keeps_its_other_values() {
+    for odd in [
+        "",
+        "usage_usec\n",
+        "usage_usec -1\n",
+        "\0\0\0\n",
+        "user_usec 1\n",
+    ] {
+        let tree = node();
+        tree.write("sys/fs/cgroup/kubepods/podu1/cont/cpu.stat", odd);
+        let (generation, errors) = take(&mut Sampler::new(tree.root()), &subjects(), 1);
+        let row = generation.row(CONTAINER).expect("a row");
+        assert!(
+            row.sample.cpu.is_none() && row.sample.memory.is_some(),
+            "{odd:?}"
+        );
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(errors[0].contains("podu1/cont/cpu.stat"), "{errors:?}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named_and_costs_its_value_alone() {
+    let tree = node();
+    // Reading a directory is EISDIR, for root too.
+    for file in [
+        "sys/fs/cgroup/kubepods/podu1/cont/pids.current",
+        "proc/diskstats",
+    ] {
+        std::fs::remove_file(tree.path(file)).unwrap();
+        std::fs::create_dir(tree.path(file)).unwrap();
+    }
+    let (generation, errors) = take(&mut Sampler::new(tree.root()), &subjects(), 1);
+    let row = generation.row(CONTAINER).unwrap();
+    assert_eq!((row.sample.pids, generation.disks.len()), (None, 0));
+    assert!(row.sample.cpu.is_some() && generation.failed);
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    for (error, file) in errors
+        .iter()
+        .zip(["/proc/diskstats: ", "/cont/pids.current: "])
+    {
+        assert!(
+            error.starts_with("read ") && error.contains(file),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_group_that_goes_between_two_files_is_a_row_of_what_was_read() {
+    let tree = node();
+    let group = tree.path("sys/fs/cgroup/kubepods/podu1/cont");
+    for entry in std::fs::read_dir(&group).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.ends_with("cpu.stat") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    let mut sampler = Sampler::new(tree.root());
+    let (generation, errors) = take(&mut sampler, &subjects(), 1);
+    let row = generation.row(CONTAINER).unwrap();
+    assert!(row.sample.cpu.is_some() && row.sample.memory.is_none());
+    assert_eq!(errors.len(), 0);
+    std::fs::remove_dir_all(group).unwrap();
+    assert!(
+        take(&mut sampler, &subjects(), 2)
+            .0
+            .row(CONTAINER)
+            .is_none()
+    );
+}

@@ -2,6 +2,7 @@ use super::*;
 use crate::cgroup::Depth;
 use crate::expo::{Format, whole};
 use crate::sample::{Sampler, Stamp};
+use crate::testing::page::pretty;
 use crate::testing::{node, subjects};
 
 fn generations() -> (Arc<Generation>, Arc<Generation>) {
@@ -62,28 +63,6 @@ fn extras() -> Extras {
         processes: Some((32_768, 120)),
         pods: BTreeMap::from([("u1".to_owned(), pod)]),
     }
-}
-
-/// Indented, so that the golden reads.
-fn pretty(json: &[u8]) -> String {
-    let (mut out, mut depth, mut quoted, mut last) = (String::new(), 0usize, false, ' ');
-    for c in String::from_utf8(json.to_vec()).unwrap().chars() {
-        quoted ^= c == '"' && last != '\\';
-        match c {
-            '}' | ']' if !quoted => {
-                depth -= 1;
-                out += &format!("\n{}{c}", " ".repeat(depth));
-            }
-            '{' | '[' if !quoted => {
-                depth += 1;
-                out += &format!("{c}\n{}", " ".repeat(depth));
-            }
-            ',' if !quoted => out += &format!(",\n{}", " ".repeat(depth)),
-            other => out.push(other),
-        }
-        last = c;
-    }
-    out + "\n"
 }
 
 #[test]
