@@ -1,5 +1,7 @@
 //! One function per command: they read the command line's values, call the library and print.
 
+mod consumers;
+mod ground;
 mod judges;
 
 use std::fs::File;
@@ -39,6 +41,8 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::PowerCut { node, stay_off } => power_cut(&node, stay_off)?,
         Command::Down => down()?,
         Command::Bench(args) => bench(args)?,
+        Command::Scrape(args) => return consumers::scrape(&args),
+        Command::CompareMetrics(args) => return consumers::compare(&args),
         Command::Critest(args) => return judges::critest(args),
         Command::Conformance(args) => return judges::conformance(args),
     }
