@@ -41,6 +41,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::PowerCut { node, stay_off } => power_cut(&node, stay_off)?,
         Command::Down => down()?,
         Command::Bench(args) => bench(args)?,
+        Command::Scraper => scraper()?,
         Command::Scrape(args) => return consumers::scrape(&args),
         Command::CompareMetrics(args) => return consumers::compare(&args),
         Command::Critest(args) => return judges::critest(args),
@@ -57,6 +58,12 @@ fn supervise(dir: PathBuf, inner: bool) -> Result<ExitCode> {
         supervisor::outer(&dirs)
     }
     .map(|()| ExitCode::SUCCESS)
+}
+
+fn scraper() -> Result<()> {
+    let plan = serde_json::from_reader(io::stdin()).context("read the plan")?;
+    let outcome = kedge_qemu_tests::scraper::run(&plan)?;
+    serde_json::to_writer(io::stdout(), &outcome).context("write the outcome")
 }
 
 fn attached() -> Result<Cluster> {

@@ -28,6 +28,7 @@ pub mod qemu;
 pub mod qmp;
 pub mod registry;
 pub mod rings;
+pub mod scraper;
 pub mod seed;
 pub mod sntp;
 pub mod stories;

@@ -101,6 +101,9 @@ enum Command {
         after_help = "Examples:\n  cargo rig compare-metrics\n  cargo rig compare-metrics --all\n\nDifferences that are meant are listed in qemu-tests/metrics/differences.tsv, one line per family with a reason. Others, and lines that excuse nothing, make the exit code 1."
     )]
     CompareMetrics(CompareArgs),
+    /// Scrape as told on standard input (run by `bench metrics` in the cluster's namespace).
+    #[command(hide = true)]
+    Scraper,
     /// The background process (started by `up`).
     #[command(hide = true)]
     Supervise {
