@@ -11,6 +11,7 @@ mod boot;
 mod idle;
 mod lab;
 mod memory;
+mod metrics;
 mod network;
 mod pods;
 mod ram;
@@ -52,6 +53,8 @@ pub enum Measure {
     Split,
     /// CPU, context switches, API bytes and connections per idle minute, at 0 and 30 pods.
     Idle,
+    /// What being scraped costs, with 30 pods (110 in the first round with --pods-110): nobody, one scraper, twenty at once.
+    Metrics,
     /// 1 000 and 10 000 Services with two endpoints each, natively.
     Services,
     /// A ClusterIP's first answer and steady throughput.
@@ -140,6 +143,11 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
             if missing == [Measure::Split] {
                 return record(Measure::Split, session::split(dirs, &artefacts, software));
             }
+            if missing == [Measure::Metrics] {
+                let pods = session::many(request.pods_110 && repetition == 1);
+                let figures = session::scraped(dirs, &artefacts, software, pods);
+                return record(Measure::Metrics, figures);
+            }
             if missing == [Measure::Ram] {
                 return record(Measure::Ram, ram::figures(dirs, &artefacts, software));
             }
@@ -156,6 +164,7 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
         for measures in [
             &Measure::IN_VM[..],
             &[Measure::Split],
+            &[Measure::Metrics],
             &[Measure::Services],
             &[Measure::Ram],
         ] {

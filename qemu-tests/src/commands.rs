@@ -1,5 +1,7 @@
 //! One function per command: they read the command line's values, call the library and print.
 
+mod consumers;
+mod ground;
 mod judges;
 
 use std::fs::File;
@@ -39,6 +41,9 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::PowerCut { node, stay_off } => power_cut(&node, stay_off)?,
         Command::Down => down()?,
         Command::Bench(args) => bench(args)?,
+        Command::Scraper => scraper()?,
+        Command::Scrape(args) => return consumers::scrape(&args),
+        Command::CompareMetrics(args) => return consumers::compare(&args),
         Command::Critest(args) => return judges::critest(args),
         Command::Conformance(args) => return judges::conformance(args),
     }
@@ -53,6 +58,12 @@ fn supervise(dir: PathBuf, inner: bool) -> Result<ExitCode> {
         supervisor::outer(&dirs)
     }
     .map(|()| ExitCode::SUCCESS)
+}
+
+fn scraper() -> Result<()> {
+    let plan = serde_json::from_reader(io::stdin()).context("read the plan")?;
+    let outcome = kedge_qemu_tests::scraper::run(&plan)?;
+    serde_json::to_writer(io::stdout(), &outcome).context("write the outcome")
 }
 
 fn attached() -> Result<Cluster> {

@@ -91,6 +91,19 @@ enum Command {
         after_help = "Examples:\n  cargo rig critest\n  cargo rig critest --node node2 --focus 'PodSandbox'"
     )]
     Critest(CritestArgs),
+    /// Have Prometheus and metrics-server read every node's metrics, and say what they say.
+    #[command(
+        after_help = "Examples:\n  cargo rig scrape\n  cargo rig scrape --minutes 2\n\nWithout a cluster that runs, three nodes are booted for it. The first run compiles both programs: minutes on two cores."
+    )]
+    Scrape(ScrapeArgs),
+    /// Say what the metrics of a Kedge node and of an upstream node with the same pods have not in common.
+    #[command(
+        after_help = "Examples:\n  cargo rig compare-metrics\n  cargo rig compare-metrics --all\n\nDifferences that are meant are listed in qemu-tests/metrics/differences.tsv, one line per family with a reason. Others, and lines that excuse nothing, make the exit code 1."
+    )]
+    CompareMetrics(CompareArgs),
+    /// Scrape as told on standard input (run by `bench metrics` in the cluster's namespace).
+    #[command(hide = true)]
+    Scraper,
     /// The background process (started by `up`).
     #[command(hide = true)]
     Supervise {
@@ -225,6 +238,23 @@ pub struct ConformanceArgs {
     /// End after so many minutes; what was not reached is missing, and the exit code says so.
     #[arg(long)]
     minutes: Option<u64>,
+}
+
+#[derive(Args)]
+pub struct ScrapeArgs {
+    /// How long Prometheus scrapes.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..=600))]
+    minutes: u64,
+}
+
+#[derive(Args)]
+pub struct CompareArgs {
+    /// Print the listed differences as well.
+    #[arg(long)]
+    all: bool,
+    /// Add to qemu-tests/metrics/promtool-upstream.tsv what promtool newly says of the upstream node.
+    #[arg(long)]
+    record: bool,
 }
 
 #[derive(Args)]

@@ -7,10 +7,11 @@
 
 mod bad_input;
 mod config;
+mod consumers;
 mod end;
 mod faults;
 mod fixtures;
-mod kit;
+pub(crate) mod kit;
 mod lifecycle;
 mod machines;
 mod metrics;
@@ -29,6 +30,7 @@ use anyhow::{Context, Result, anyhow};
 use regex::Regex;
 
 use crate::cluster::Cluster;
+use crate::{artefacts, upstream};
 pub use kit::Stage;
 
 pub struct Story {
@@ -38,6 +40,8 @@ pub struct Story {
     pub run: fn(&Stage) -> Result<()>,
     /// Left out, for this reason.
     pub skip: Option<&'static str>,
+    /// Upstream programs that it needs, which a run of stories does not build: without them it is left out.
+    pub needs: &'static [&'static str],
 }
 
 const fn story(name: &'static str, seconds: u64, run: fn(&Stage) -> Result<()>) -> Story {
@@ -46,6 +50,7 @@ const fn story(name: &'static str, seconds: u64, run: fn(&Stage) -> Result<()>) 
         deadline: Duration::from_secs(seconds),
         run,
         skip: None,
+        needs: &[],
     }
 }
 
@@ -83,6 +88,7 @@ pub fn all() -> Vec<Story> {
     stories.extend(streams::STORIES);
     stories.extend(metrics::STORIES);
     stories.extend(storage::STORIES);
+    stories.extend(consumers::STORIES);
     stories.extend(faults::STORIES);
     stories.extend(bad_input::STORIES);
     stories.extend(end::STORIES);
@@ -123,7 +129,8 @@ pub fn run(cluster: Cluster, stories: Vec<Story>, until: Option<Instant>) -> Tal
         let late = until
             .is_some_and(|until| start >= until)
             .then_some("no time left in this run");
-        if let Some(reason) = story.skip.or(late) {
+        let reason = story.skip.or(late).map(str::to_owned);
+        if let Some(reason) = reason.or_else(|| lacking(story.needs)) {
             tally.skipped += 1;
             println!("skip  {:<44} {reason}", story.name);
             continue;
@@ -147,6 +154,25 @@ pub fn run(cluster: Cluster, stories: Vec<Story>, until: Option<Instant>) -> Tal
         let _ = std::io::stdout().flush();
     }
     tally
+}
+
+/// Why a story that needs these programs cannot run.
+fn lacking(needs: &[&str]) -> Option<String> {
+    if needs.is_empty() {
+        return None;
+    }
+    let there = artefacts::workspace().and_then(|root| {
+        let modules = root.join("qemu-tests/upstream");
+        upstream::cached(&modules, &upstream::cache_root()?, needs)
+    });
+    match there {
+        Ok(Some(_)) => None,
+        Ok(None) => Some(format!(
+            "{} not built (`cargo rig scrape` does)",
+            needs.join(", ")
+        )),
+        Err(error) => Some(format!("{}: {error:#}", needs.join(", "))),
+    }
 }
 
 /// A story that outlives its deadline is left behind: its own waits end soon after.
@@ -205,6 +231,28 @@ mod tests {
             .map(|stories| stories.len())
             .unwrap_err();
         assert!(error.to_string().contains("all-nodes-ready"), "{error}");
+    }
+
+    #[test]
+    fn a_story_without_its_programs_says_so() {
+        assert_eq!(lacking(&[]), None);
+        for story in all() {
+            let there = |need| {
+                upstream::ARTEFACTS
+                    .iter()
+                    .any(|artefact| artefact.name == need)
+            };
+            assert!(
+                story.needs.iter().all(|need| there(*need)),
+                "{}",
+                story.name
+            );
+        }
+        let reason = lacking(&["no-such-program"]).unwrap();
+        assert!(
+            reason.contains("no upstream program is called no-such-program"),
+            "{reason}"
+        );
     }
 
     #[test]

@@ -162,7 +162,11 @@ pub fn inner(dirs: &Dirs) -> Result<()> {
     })));
     forward::start(listener)?;
     services::start(&shared, &spec)?;
-    for program in &programs {
+    // Those that are nothing without a ready API server give up when it takes long: they are started by whoever sees it ready.
+    for program in programs
+        .iter()
+        .filter(|program| !plan::AFTER_READY.contains(&program.name))
+    {
         shared.lock().control_plane.start(program.name, &[])?;
     }
     monitor::start(shared.clone())?;

@@ -16,7 +16,7 @@ use crate::artefacts::Artefacts;
 use crate::baked;
 use crate::cluster::{Cluster, Description, Size};
 use crate::controlplane::bootstrap::{self, NODE_PROXIER, Token};
-use crate::controlplane::plan::{PORT, SERVER};
+use crate::controlplane::plan::{AFTER_READY, PORT, SERVER};
 use crate::controlplane::{last_lines, wait_ready};
 use crate::dirs::Dirs;
 use crate::pki::{Pki, write_private};
@@ -24,6 +24,7 @@ use crate::progress::Progress;
 use crate::qemu::Accel;
 use crate::supervisor::Spec;
 use crate::supervisor::client::{Client, Holder};
+use crate::supervisor::protocol::Request;
 use crate::trace;
 use crate::twin::{Mix, Software};
 use crate::wait::{self, seen};
@@ -114,6 +115,12 @@ pub fn control_plane(
             last_lines(&dirs.supervisor_log(), 10)
         )
     })?;
+    for name in AFTER_READY {
+        client.request(&Request::StartProgram {
+            name: name.to_owned(),
+            extra: Vec::new(),
+        })?;
+    }
     let cluster = Cluster {
         description,
         dirs: dirs.clone(),

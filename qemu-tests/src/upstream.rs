@@ -24,6 +24,8 @@ pub const CONTAINERD: &str = "v2.4.2";
 pub const RUNC: &str = "1.5.2";
 pub const COREDNS: &str = "v1.15.0";
 pub const CNI_PLUGINS: &str = "v1.9.1";
+pub const PROMETHEUS: &str = "v0.315.0";
+pub const METRICS_SERVER: &str = "v0.9.0";
 
 #[derive(Debug, Clone, Copy)]
 pub struct Artefact {
@@ -89,6 +91,21 @@ const fn cni(name: &'static str, package: &'static str, estimate: u64) -> Artefa
         version: CNI_PLUGINS,
         cgo: false,
         tags: "",
+        stamp: Stamp::None,
+        tests: false,
+        estimate,
+    }
+}
+
+/// Without service discovery but for files and HTTP: targets are written into the configuration, and a cloud's SDK is minutes of compiling.
+const fn prometheus(name: &'static str, package: &'static str, estimate: u64) -> Artefact {
+    Artefact {
+        name,
+        module: "prometheus",
+        package,
+        version: PROMETHEUS,
+        cgo: false,
+        tags: "remove_all_sd",
         stamp: Stamp::None,
         tests: false,
         estimate,
@@ -172,6 +189,27 @@ pub const ARTEFACTS: &[Artefact] = &[
         tests: true,
         estimate: 60,
     },
+    prometheus(
+        "prometheus",
+        "github.com/prometheus/prometheus/cmd/prometheus",
+        240,
+    ),
+    prometheus(
+        "promtool",
+        "github.com/prometheus/prometheus/cmd/promtool",
+        30,
+    ),
+    Artefact {
+        name: "metrics-server",
+        module: "metrics-server",
+        package: "sigs.k8s.io/metrics-server/cmd/metrics-server",
+        version: METRICS_SERVER,
+        cgo: false,
+        tags: "",
+        stamp: Stamp::None,
+        tests: false,
+        estimate: 60,
+    },
     containerd(
         "containerd",
         "github.com/containerd/containerd/v2/cmd/containerd",
@@ -225,6 +263,8 @@ pub const PRODUCT: &[&str] = &["containerd", "containerd-shim-runc-v2", "runc"];
 pub const NODE_SOFTWARE: &[&str] = &["kubelet", "kube-proxy", "bridge", "host-local", "portmap"];
 /// Upstream's judges: they run beside the control plane.
 pub const JUDGES: &[&str] = &["e2e.test", "ginkgo"];
+/// What reads a node's metrics in a real cluster; beside the control plane too.
+pub const CONSUMERS: &[&str] = &["prometheus", "promtool", "metrics-server"];
 /// What goes into pod images.
 pub const POD_IMAGES: &[&str] = &["agnhost", "coredns"];
 
@@ -281,18 +321,43 @@ pub fn cache_root() -> Result<PathBuf> {
     Ok(PathBuf::from(home).join(".cache/kedge"))
 }
 
-/// Builds what is missing of `names`. `modules` is `qemu-tests/upstream`, `cache` is [`cache_root`].
-pub fn ensure(modules: &Path, cache: &Path, names: &[&str], progress: &Progress) -> Result<Built> {
-    let wanted: Vec<&Artefact> = ARTEFACTS
-        .iter()
-        .filter(|a| names.contains(&a.name))
-        .collect();
+/// The programs of `names` if all were built before. Builds nothing.
+pub fn cached(modules: &Path, cache: &Path, names: &[&str]) -> Result<Option<Built>> {
+    let go = Go::find()?;
+    let cache = cache.join("upstream");
+    let mut programs = BTreeMap::new();
+    for artefact in chosen(names)? {
+        let module = modules.join(artefact.module);
+        let path = place(artefact, &module, &cache, &go.version_in(&module)?)?;
+        if !path.is_file() {
+            return Ok(None);
+        }
+        programs.insert(artefact.name, path);
+    }
+    Ok(Some(Built { cache, programs }))
+}
+
+fn chosen(names: &[&str]) -> Result<Vec<&'static Artefact>> {
     if let Some(unknown) = names
         .iter()
-        .find(|name| !wanted.iter().any(|a| a.name == **name))
+        .find(|name| !ARTEFACTS.iter().any(|a| a.name == **name))
     {
         bail!("no upstream program is called {unknown}");
     }
+    let wanted = ARTEFACTS.iter().filter(|a| names.contains(&a.name));
+    Ok(wanted.collect())
+}
+
+/// Where a program is, or will be when it is built.
+fn place(artefact: &Artefact, module: &Path, cache: &Path, go_version: &str) -> Result<PathBuf> {
+    let key = key(artefact, module, go_version)?;
+    let directory = cache.join(format!("{}-{key}", artefact.name));
+    Ok(directory.join(artefact.name))
+}
+
+/// Builds what is missing of `names`. `modules` is `qemu-tests/upstream`, `cache` is [`cache_root`].
+pub fn ensure(modules: &Path, cache: &Path, names: &[&str], progress: &Progress) -> Result<Built> {
+    let wanted = chosen(names)?;
     let go = Go::find()?;
     let cache = cache.join("upstream");
     let queue = Mutex::new(by_module(&wanted));
@@ -359,15 +424,14 @@ fn ensure_one(
     progress: &Progress,
 ) -> Result<PathBuf> {
     let step = progress.step(artefact.name, Some(Duration::from_secs(artefact.estimate)));
-    let key = key(artefact, module, &go.version_in(module)?)?;
-    let directory = cache.join(format!("{}-{key}", artefact.name));
-    let path = directory.join(artefact.name);
+    let path = place(artefact, module, cache, &go.version_in(module)?)?;
     if path.is_file() {
         step.cached();
         return Ok(path);
     }
+    let directory = path.parent().context("a program without a directory")?;
     // A build that is cut off leaves only this.
-    fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+    fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
     let fresh = directory.join(format!(".new.{}", std::process::id()));
     let result = go
         .build(module, &arguments(artefact, &fresh, jobs), artefact.cgo)

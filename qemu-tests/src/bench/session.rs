@@ -5,7 +5,7 @@
 use anyhow::Result;
 
 use super::store::Figures;
-use super::{Measure, SIZE, boot, idle, lab, memory, network, pods, split};
+use super::{Measure, SIZE, boot, idle, lab, memory, metrics, network, pods, split};
 use crate::artefacts::Artefacts;
 use crate::dirs::Dirs;
 use crate::progress::Progress;
@@ -37,6 +37,25 @@ pub fn split(dirs: &Dirs, artefacts: &Artefacts, software: Software) -> Result<F
     let lab = lab::Lab::new(dirs, &artefacts, software, SIZE)?;
     lab.boot()?;
     split::figures(&lab)
+}
+
+/// How many pods a machine gets that is filled once.
+pub fn many(more: bool) -> usize {
+    if more { MORE_PODS } else { PODS }
+}
+
+/// A machine of its own: who scrapes must not disturb other measures.
+pub fn scraped(
+    dirs: &Dirs,
+    artefacts: &Artefacts,
+    software: Software,
+    count: usize,
+) -> Result<Figures> {
+    let lab = lab::Lab::new(dirs, artefacts, software, SIZE)?;
+    lab.boot()?;
+    let watch = pods::watch(&lab)?;
+    pods::waves(&lab, &watch, 0, count)?;
+    metrics::figures(&lab, count)
 }
 
 pub fn run(

@@ -3,21 +3,16 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use kedge_qemu_tests::artefacts::{self, Profile};
+use kedge_qemu_tests::artefacts::Artefacts;
 use kedge_qemu_tests::baked;
-use kedge_qemu_tests::cluster::{Cluster, Size};
 use kedge_qemu_tests::conformance::catalogue::Catalogue;
 use kedge_qemu_tests::conformance::parts::{self, Parts};
 use kedge_qemu_tests::conformance::{self, ci, plan};
 use kedge_qemu_tests::critest;
-use kedge_qemu_tests::dirs::Dirs;
 use kedge_qemu_tests::progress::Progress;
+use kedge_qemu_tests::twin::Mix;
 
-use kedge_qemu_tests::supervisor::client::{Client, Holder};
-use kedge_qemu_tests::supervisor::ns;
-use kedge_qemu_tests::twin::{self, Mix};
-use kedge_qemu_tests::up;
-
+use super::ground::{Ground, Wanted};
 use crate::{ConformanceArgs, CritestArgs, NodeSoftware};
 
 pub fn conformance(args: ConformanceArgs) -> Result<ExitCode> {
@@ -48,7 +43,7 @@ pub fn conformance(args: ConformanceArgs) -> Result<ExitCode> {
         NodeSoftware::Kedge => ("kedge", Mix::Kedge),
         NodeSoftware::Upstream => ("upstream", Mix::Upstream),
     };
-    let ground = Ground::find(mix, &progress)?;
+    let ground = find(mix, &progress)?;
     let options = conformance::Options {
         selection,
         resume: args.resume || args.again,
@@ -65,7 +60,7 @@ pub fn conformance(args: ConformanceArgs) -> Result<ExitCode> {
 
 pub fn critest(args: CritestArgs) -> Result<ExitCode> {
     let progress = Progress::new(0);
-    let ground = Ground::find(Mix::Kedge, &progress)?;
+    let ground = find(Mix::Kedge, &progress)?;
     let options = critest::Options {
         node: args.node,
         focus: args.focus,
@@ -75,68 +70,24 @@ pub fn critest(args: CritestArgs) -> Result<ExitCode> {
     Ok(code(good))
 }
 
+fn find(software: Mix, progress: &Progress) -> Result<Ground<Parts>> {
+    let wanted = Wanted {
+        software,
+        nodes: 3,
+        memory_mib: conformance::MEMORY_MIB,
+    };
+    progress.add(parts::steps());
+    let build = |artefacts: &Artefacts| parts::build(artefacts, progress);
+    Ground::find(&wanted, progress, build, |dirs, artefacts, parts| {
+        progress.add(baked::STEPS);
+        baked::ensure(dirs, artefacts, &parts.images, progress).map(Some)
+    })
+}
+
 fn code(good: bool) -> ExitCode {
     if good {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
-    }
-}
-
-/// What a suite runs on.
-struct Ground {
-    cluster: Cluster,
-    parts: Parts,
-    /// The cluster was brought up for this run, and ends with this process.
-    own: Option<Holder>,
-}
-
-impl Ground {
-    /// The cluster that runs, or a new one of three nodes.
-    fn find(software: Mix, progress: &Progress) -> Result<Self> {
-        let dirs = Dirs::from_environment()?;
-        if Client::new(&dirs).running().is_some() {
-            let cluster = Cluster::attach(&dirs)?;
-            progress.add(parts::steps());
-            let parts = parts::build(&cluster.description.artefacts, progress)?;
-            return Ok(Self {
-                cluster,
-                parts,
-                own: None,
-            });
-        }
-        ns::check()?;
-        progress.add(artefacts::steps() + parts::steps() + up::STEPS);
-        let mut artefacts = artefacts::build(Profile::Story, progress)?;
-        if software != Mix::Kedge {
-            progress.add(twin::steps());
-            twin::ensure(&mut artefacts, progress)?;
-        }
-        let parts = parts::build(&artefacts, progress)?;
-        progress.add(baked::STEPS);
-        artefacts.images_on = Some(baked::ensure(&dirs, &artefacts, &parts.images, progress)?);
-        let options = up::Options {
-            software,
-            size: Size {
-                memory_mib: conformance::MEMORY_MIB,
-                ..Size::default()
-            },
-            ..up::Options::new(3, artefacts.accel()?)
-        };
-        let (cluster, holder) = up::control_plane(&dirs, &artefacts, &options, progress)?;
-        up::nodes(&cluster, progress)?;
-        Ok(Self {
-            cluster,
-            parts,
-            own: Some(holder),
-        })
-    }
-
-    /// Ends what was brought up here, in order.
-    fn leave(self) -> Result<()> {
-        match self.own {
-            Some(_) => self.cluster.client.stop(),
-            None => Ok(()),
-        }
     }
 }

@@ -18,6 +18,9 @@ pub struct Program {
     pub arguments: Vec<String>,
 }
 
+/// Started once the API server is ready, in this order.
+pub const AFTER_READY: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
+
 /// The programs in starting order.
 pub fn programs(pki: &Path, data: &Path, config: &Path) -> Vec<Program> {
     vec![

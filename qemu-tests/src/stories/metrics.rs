@@ -9,11 +9,9 @@ use serde_json::{Value, json};
 
 use super::kit::{MINUTE, Pod, Stage, on_node, set};
 use super::{Story, story};
+use crate::consumers::load::{MIB, cpu_seconds, used, within};
+use crate::exposition::Page;
 use crate::wait::{self, check, seen};
-
-mod text;
-
-use text::Page;
 
 pub const STORIES: [Story; 3] = [
     story("metrics-endpoints", 240, endpoints),
@@ -22,7 +20,6 @@ pub const STORIES: [Story; 3] = [
 ];
 
 const NAMESPACE: &str = "metrics";
-const MIB: f64 = 1024.0 * 1024.0;
 
 fn raw(stage: &Stage, node: &str, path: &str) -> Result<String> {
     stage.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy{path}")])
@@ -160,19 +157,11 @@ fn known_load(stage: &Stage) -> Result<()> {
     );
     let stat = stage.sh(&load, &script)?;
     stage.log_has(&sink, "20000000", MINUTE)?;
-    let truth = |stat: &str| -> Result<f64> {
-        let line = stat.lines().find_map(|l| l.strip_prefix("usage_usec "));
-        let usec: f64 = line
-            .context("no usage_usec")?
-            .parse()
-            .context("usage_usec")?;
-        Ok(usec / 1e6)
-    };
     // What the container burned lies between what it read of itself before and after the scrape.
     let after = page(stage, &node, "/metrics/cadvisor")?;
-    let last = truth(&stage.sh(&load, "cat /sys/fs/cgroup/cpu.stat")?)?;
+    let last = cpu_seconds(stage, &load)?;
     let burned = after.one("container_cpu_usage_seconds_total", &of_main)?;
-    within("CPU seconds", burned, truth(&stat)?, last)?;
+    within("CPU seconds", burned, used(&stat)?, last)?;
     let grown = |name: &str, labels: &[(&str, &str)]| -> Result<f64> {
         let was = before
             .all(name, labels)
@@ -220,13 +209,6 @@ fn known_load(stage: &Stage) -> Result<()> {
     within("bytes of the emptyDir", used, 50.0 * MIB, 50.0 * MIB)?;
     stage.delete(&load)?;
     stage.delete(&sink)
-}
-
-fn within(what: &str, said: f64, least: f64, most: f64) -> Result<()> {
-    if said < least * 0.95 || said > most * 1.05 {
-        bail!("{what}: {said} said, {least} to {most} true");
-    }
-    Ok(())
 }
 
 /// Counters of things that happen move when they do: a start, a failing probe, a process killed for want of memory.

@@ -12,6 +12,7 @@ fn every_program_of_the_lists_is_in_the_table_and_its_module_exists() {
         NODE_SOFTWARE,
         POD_IMAGES,
         JUDGES,
+        CONSUMERS,
         crate::testimages::UPSTREAM,
     ]
     .concat()
@@ -128,10 +129,35 @@ fn programs_of_one_module_stay_together_in_order() {
             "sample-apiserver",
             "coredns",
             "cri-tools",
+            "prometheus",
+            "metrics-server",
             "containerd",
             "runc",
             "cni"
         ]
     );
     assert_eq!(groups.iter().map(Vec::len).sum::<usize>(), ARTEFACTS.len());
+}
+
+#[test]
+fn only_what_lies_in_the_cache_is_cached() {
+    let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("upstream");
+    let cache = TempDir::new().unwrap();
+    let of = |names: &[&str]| cached(&modules, cache.path(), names);
+    assert!(of(&["runc"]).unwrap().is_none());
+    let go = Go::find().unwrap();
+    let runc = chosen(&["runc"]).unwrap()[0];
+    let module = modules.join("runc");
+    let upstream = cache.path().join("upstream");
+    let path = place(runc, &module, &upstream, &go.version_in(&module).unwrap()).unwrap();
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, "x").unwrap();
+    assert_eq!(of(&["runc"]).unwrap().unwrap().path("runc").unwrap(), path);
+    assert!(of(&["runc", "etcd"]).unwrap().is_none());
+    assert!(
+        of(&["no-such"])
+            .unwrap_err()
+            .to_string()
+            .contains("no-such")
+    );
 }

@@ -1,6 +1,9 @@
 //! Reading Prometheus' text format strictly: what a scraper would complain about is an error here.
+//!
+//! In: a page. Out: [`Page`], its samples with the family that each stands under, and the families' types.
+//! Absent: help texts, timestamps beyond their being numbers, exemplars, OpenMetrics' own words.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
 
@@ -8,6 +11,8 @@ use anyhow::{Context, Result, bail};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     pub name: String,
+    /// The name in the TYPE line above; the sample's own where there is none.
+    pub family: String,
     pub labels: Vec<(String, String)>,
     pub value: f64,
 }
@@ -21,41 +26,48 @@ impl Sample {
 }
 
 /// A page.
-#[derive(Debug)]
-pub struct Page(Vec<Sample>);
+#[derive(Debug, Default)]
+pub struct Page {
+    pub samples: Vec<Sample>,
+    /// Family to type.
+    pub types: BTreeMap<String, String>,
+}
 
 impl Page {
     /// Refuses lines that are none, series that are there twice, and families in parts.
     pub fn parse(text: &str) -> Result<Self> {
-        let (mut samples, mut series, mut families) =
-            (Vec::new(), BTreeSet::new(), BTreeSet::new());
+        let (mut page, mut series) = (Self::default(), BTreeSet::new());
         let mut family = String::new();
         for line in text.lines() {
             if let Some(head) = line.strip_prefix("# TYPE ") {
-                family = head.split(' ').next().unwrap_or_default().to_owned();
-                if !families.insert(family.clone()) {
+                let (name, kind) = head.split_once(' ').context("a TYPE line without a type")?;
+                family = name.to_owned();
+                if page.types.insert(family.clone(), kind.to_owned()).is_some() {
                     bail!("family {family} comes in parts");
                 }
             }
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let (sample, end) = sample(line).with_context(|| format!("line {line:?}"))?;
+            let (mut sample, end) = sample(line).with_context(|| format!("line {line:?}"))?;
             if !sample.name.starts_with(&family) {
                 bail!("{} stands under {family}", sample.name);
             }
             if !series.insert(line.get(..end).unwrap_or(line).to_owned()) {
                 bail!("twice: {line}");
             }
-            samples.push(sample);
+            if !family.is_empty() {
+                sample.family.clone_from(&family);
+            }
+            page.samples.push(sample);
         }
-        Ok(Self(samples))
+        Ok(page)
     }
 
     /// All samples of this name with these labels.
     pub fn all(&self, name: &str, labels: &[(&str, &str)]) -> Vec<&Sample> {
         let fits = |s: &&Sample| s.name == name && labels.iter().all(|(n, v)| s.label(n) == *v);
-        self.0.iter().filter(fits).collect()
+        self.samples.iter().filter(fits).collect()
     }
 
     /// The value of exactly one.
@@ -99,6 +111,7 @@ fn sample(line: &str) -> Result<(Sample, usize)> {
         at += 1;
     }
     let mut words = line[at..].split_whitespace();
+    // Rust reads NaN and +Inf as they are written here.
     let value: f64 = words.next().context("no value")?.parse().context("value")?;
     if let Some(time) = words.next() {
         time.parse::<i64>().context("time")?;
@@ -109,6 +122,7 @@ fn sample(line: &str) -> Result<(Sample, usize)> {
     let name = line[..name_end].to_owned();
     Ok((
         Sample {
+            family: name.clone(),
             name,
             labels,
             value,
@@ -129,6 +143,14 @@ mod tests {
         .unwrap();
         assert_eq!(page.one("a", &[("x", "1")]).unwrap(), 2.5);
         assert_eq!(page.all("a", &[])[0].label("y"), "q\"\\\n}");
+        assert_eq!(
+            (page.types["a"].as_str(), page.samples[0].family.as_str()),
+            ("counter", "a")
+        );
+        let histogram =
+            Page::parse("# TYPE h histogram\nh_bucket{le=\"+Inf\"} 1\nh_sum NaN\nh_count 1\n");
+        let samples = histogram.unwrap().samples;
+        assert!(samples.iter().all(|sample| sample.family == "h") && samples[1].value.is_nan());
         for odd in [
             "a{x=\"1\"} 1\na{x=\"1\"} 2\n",
             "a\n",

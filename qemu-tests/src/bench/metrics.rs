@@ -1,0 +1,195 @@
+//! What being scraped costs: CPU of the node's software, the agent's memory, how long a page takes; with nobody asking, one scraper, twenty.
+//!
+//! In: a lab with pods. Out: figures. One scraper asks for every page each 15 s, as Prometheus does ([`crate::scraper`]); twenty ask at the same
+//! moment. CPU is the node's whole software, so that housekeeping counts where it is done. Memory is looked at every few seconds by the probe: its peak
+//! while being scraped, less what it was at rest. A scrape that fails makes the measure fail.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::lab::{Lab, NODE};
+use super::pods::percentile;
+use super::store::Figures;
+use super::usage::{by_group, number, seconds};
+use crate::api::text_at;
+use crate::consumers::access;
+use crate::consumers::compare::Place;
+use crate::scraper::{Outcome, Plan};
+
+const SETTLE: Duration = Duration::from_secs(45);
+const LOOK: Duration = Duration::from_secs(3);
+const INTERVAL: Duration = Duration::from_secs(15);
+const CROWD: usize = 20;
+/// The rounds of a window, 15 s each.
+const ROUNDS: usize = 8;
+const ACCOUNT: &str = "default";
+
+pub fn figures(lab: &Lab, pods: usize) -> Result<Figures> {
+    lab.cluster.apply(&access::objects(ACCOUNT).to_string())?;
+    let token = access::token(&lab.cluster.api, ACCOUNT, "scraper")?;
+    let address = lab.cluster.node_address(NODE)?;
+    let plan = Plan {
+        address: address
+            .parse()
+            .with_context(|| format!("address of {NODE}: {address}"))?,
+        port: 10250,
+        pki: lab.cluster.dirs.pki(),
+        token,
+        paths: Place::ALL.map(|place| place.path().to_owned()).to_vec(),
+        scrapers: 1,
+        interval_ms: u64::try_from(INTERVAL.as_millis()).unwrap_or(u64::MAX),
+        rounds: ROUNDS,
+    };
+    thread::sleep(SETTLE);
+    let mut figures = Figures::new();
+    let mut add = |name: String, value: f64| {
+        figures.insert(format!("{pods:>3} pods: {name}"), value);
+    };
+    let rest = window(lab, None)?;
+    let one = window(lab, Some(&plan))?;
+    let crowd = window(
+        lab,
+        Some(&Plan {
+            scrapers: CROWD,
+            ..plan
+        }),
+    )?;
+    for (who, window) in [
+        ("nobody", &rest),
+        ("1 scraper", &one),
+        ("20 scrapers", &crowd),
+    ] {
+        for (group, value) in &window.cpu {
+            add(format!("{who}: CPU of {group}, s/min"), *value);
+        }
+        add(
+            format!("{who}: agent's memory at most, MiB"),
+            window.peak_mib,
+        );
+        let taken = window.outcome.seconds(Place::Cadvisor.path());
+        for percent in [50, 95] {
+            if !taken.is_empty() {
+                add(
+                    format!("{who}: /metrics/cadvisor, p{percent}, ms"),
+                    percentile(&taken, percent) * 1000.0,
+                );
+            }
+        }
+    }
+    add(
+        "1 scraper: growth of the agent's memory, MiB".into(),
+        one.peak_mib - rest.peak_mib,
+    );
+    add(
+        "20 scrapers: growth over one, MiB".into(),
+        crowd.peak_mib - one.peak_mib,
+    );
+    let of_cadvisor = one
+        .outcome
+        .scrapes
+        .iter()
+        .filter(|scrape| scrape.path == Place::Cadvisor.path());
+    let bytes = of_cadvisor.map(|scrape| scrape.bytes).max().unwrap_or(0);
+    add(
+        "/metrics/cadvisor as sent, KiB".into(),
+        bytes as f64 / 1024.0,
+    );
+    Ok(figures)
+}
+
+struct Window {
+    /// Seconds per minute, by group.
+    cpu: Vec<(&'static str, f64)>,
+    peak_mib: f64,
+    outcome: Outcome,
+}
+
+/// As long as the plan takes; without one, as long as one would.
+fn window(lab: &Lab, plan: Option<&Plan>) -> Result<Window> {
+    let length = INTERVAL * u32::try_from(ROUNDS).unwrap_or(u32::MAX);
+    let before = lab.sample()?;
+    let mut peak = agent_kib(&before);
+    let outcome = thread::scope(|scope| {
+        let work = scope.spawn(|| match plan {
+            Some(plan) => scrape(lab, plan, length),
+            None => {
+                thread::sleep(length);
+                Ok(Outcome::default())
+            }
+        });
+        while !work.is_finished() {
+            thread::sleep(LOOK);
+            peak = peak.max(agent_kib(&lab.sample()?));
+        }
+        match work.join() {
+            Ok(outcome) => outcome,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })?;
+    let after = lab.sample()?;
+    if let Some(error) = outcome.errors.first() {
+        bail!(
+            "{} scrapes failed; the first: {error}",
+            outcome.errors.len()
+        );
+    }
+    let minutes = seconds(&before, &after) / 60.0;
+    let groups = by_group(&before, &after);
+    Ok(Window {
+        cpu: groups
+            .into_iter()
+            .map(|(label, usage)| (label, usage.cpu_seconds / minutes))
+            .collect(),
+        peak_mib: peak as f64 / 1024.0,
+        outcome,
+    })
+}
+
+/// The agent's PSS, whichever software it is.
+fn agent_kib(sample: &Value) -> u64 {
+    let processes = sample["processes"].as_array().into_iter().flatten();
+    processes
+        .filter(|process| matches!(text_at(process, "/name"), "kedge" | "kubelet"))
+        .map(|process| number(process, "pssKib"))
+        .sum()
+}
+
+/// The rig's own program, inside the cluster's namespace.
+fn scrape(lab: &Lab, plan: &Plan, length: Duration) -> Result<Outcome> {
+    let program = std::env::current_exe().context("find the rig's own program")?;
+    let program = program.display().to_string();
+    let words = serde_json::to_string(plan).context("write the plan")?;
+    let result = lab
+        .cluster
+        .client
+        .exec(&[program.as_str(), "scraper"], &words, length * 3)?;
+    if result.code != 0 {
+        bail!(
+            "rig scraper: exit code {}: {}",
+            result.code,
+            result.stderr.trim()
+        );
+    }
+    serde_json::from_str(&result.stdout).context("read the scraper's outcome")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_agent_is_found_by_either_name() {
+        let sample = json!({"processes": [
+            {"name": "kedge", "pssKib": 10}, {"name": "kedge-init", "pssKib": 1}, {"name": "kube-proxy", "pssKib": 3},
+        ]});
+        assert_eq!(agent_kib(&sample), 10);
+        assert_eq!(
+            agent_kib(&json!({"processes": [{"name": "kubelet", "pssKib": 7}]})),
+            7
+        );
+    }
+}
