@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kedge_machine::paths;
@@ -14,7 +15,7 @@ use kedge_sys::{clock, fs};
 use kedge_tasks::{Stop, Tasks};
 use kedge_wire::sntp::{Client, Measurement, Nanos, PORT, Reading};
 use tokio::net::UdpSocket;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::network::NodeNetwork;
 
@@ -82,6 +83,7 @@ pub fn spawn(
         options,
         network,
         publish,
+        saving: Arc::new(Semaphore::new(1)),
     };
     tasks.spawn("time", keeper.run(stop));
     published
@@ -92,6 +94,8 @@ struct Keeper {
     network: watch::Receiver<NodeNetwork>,
     publish: watch::Sender<ClockState>,
     floor: Duration,
+    /// One writer of the saved time at a time: a write goes on when nobody waits for it any more.
+    saving: Arc<Semaphore>,
 }
 
 impl Keeper {
@@ -240,7 +244,9 @@ impl Keeper {
     async fn save(&self) {
         let path = self.options.saved.clone();
         let seconds = kedge_sys::time::now().wall.as_secs();
+        let permit = self.saving.clone().acquire_owned().await;
         let written = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
             fs::write_atomic(&path, format!("{seconds}\n").as_bytes(), 0o600)
         })
         .await;

@@ -80,6 +80,32 @@ async fn a_clock_that_is_an_hour_slow_is_stepped_and_the_time_saved() {
     assert!(read_seconds(&dir.path().join("clock")).is_some());
 }
 
+/// The stop may come while a step's time is being saved.
+#[tokio::test]
+async fn a_save_that_nobody_waits_for_does_not_undo_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let keeper = Keeper {
+        options: options(dir.path(), vec![], |_| Ok(())),
+        network: watch::channel(NodeNetwork::default()).1,
+        publish: watch::channel(ClockState::default()).0,
+        floor: Duration::ZERO,
+        saving: Arc::new(Semaphore::new(1)),
+    };
+    for _ in 0..100 {
+        let _ = std::fs::remove_file(dir.path().join("clock"));
+        {
+            let mut first = std::pin::pin!(keeper.save());
+            std::future::poll_fn(|context| {
+                let _ = first.as_mut().poll(context);
+                std::task::Poll::Ready(())
+            })
+            .await;
+        }
+        keeper.save().await;
+        assert!(read_seconds(&dir.path().join("clock")).is_some());
+    }
+}
+
 #[tokio::test]
 async fn without_servers_it_is_said_and_those_of_dhcp_are_used_when_they_come() {
     let dir = tempfile::tempdir().unwrap();
