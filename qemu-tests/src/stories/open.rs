@@ -2,20 +2,10 @@
 //! never as passed; asking for one by name (`--stories REGEX`) runs it. README, "Limits", names what they stand for.
 
 /// Name and reason.
-pub const OPEN: &[(&str, &str)] = &[
-    (
-        "emptydir-use-is-current",
-        "not run on a node yet: its parts passed against Debian's 6.1 kernel",
-    ),
-    (
-        "emptydir-over-its-limit-is-evicted",
-        "not run on a node since limits are looked at by count",
-    ),
-    (
-        "prometheus-and-metrics-server",
-        "not yet seen to pass on nodes",
-    ),
-];
+pub const OPEN: &[(&str, &str)] = &[(
+    "prometheus-and-metrics-server",
+    "not yet seen to pass on nodes",
+)];
 
 /// Why this story is left out of a whole run.
 pub fn reason(name: &str) -> Option<&'static str> {
