@@ -71,6 +71,11 @@ pub fn kubelet(
             .await
     });
     if read_only {
+        // Places of its own: who may ask without a name must not take those of who has one.
+        let server = KubeletServer {
+            pages: Pages::default(),
+            ..server
+        };
         tasks.spawn("port-10255", async move {
             server.serve_read_only(listener((ANY, 10255)).await).await
         });

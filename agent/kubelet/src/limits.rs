@@ -7,7 +7,7 @@
 //!
 //! | look | every | at what |
 //! | --- | --- | --- |
-//! | counts | 10 s (upstream's interval) | emptyDirs that the kernel counts by project: three calls each |
+//! | counts | 10 s (upstream's interval) | emptyDirs that the kernel counts by project: a few calls each |
 //! | all | 60 s | writable layers, logs and volumes; walks what is not counted |
 //! | walk | 5 min | the same, and walks what is counted too |
 //!
@@ -27,7 +27,6 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::handle::PodView;
-use crate::meters;
 use crate::node::Node;
 
 mod measure;
@@ -69,14 +68,21 @@ impl Looks {
     fn next(&mut self, now: Instant) -> Look {
         let due = |last: Option<Instant>, every| last.is_none_or(|at| now >= at + every);
         if due(Some(*self.walk.get_or_insert(now)), WALK) {
-            (self.walk, self.all) = (Some(now), Some(now));
             return Look::Walk;
         }
         if due(self.all, ALL) {
-            self.all = Some(now);
             return Look::All;
         }
         Look::Counts
+    }
+
+    /// A look could be taken: the next of its kind is an interval away. One that could not stays due.
+    fn taken(&mut self, look: Look, now: Instant) {
+        match look {
+            Look::Walk => (self.walk, self.all) = (Some(now), Some(now)),
+            Look::All => self.all = Some(now),
+            Look::Counts => {}
+        }
     }
 }
 
@@ -100,27 +106,34 @@ async fn look(node: &Node, looks: &Mutex<Looks>, evictions: &mpsc::Sender<Evicti
         .views
         .borrow()
         .values()
-        .filter(|view| view.observed.may_run() && is_limited(&view.pod))
+        .filter(|view| view.observed.may_run() && is_limited(&view.pod) && !is_ending(view))
         .cloned()
         .collect();
-    let (due, doubted) = {
+    let now = Instant::now();
+    let (mut due, doubted) = {
         let mut looks = looks.lock().unwrap_or_else(PoisonError::into_inner);
         let is_there = |uid: &String| limited.iter().any(|v| pod::uid(&v.pod) == uid);
         looks.doubted.retain(is_there);
         if limited.is_empty() {
             return Next::ok("", Some(ALL));
         }
-        (looks.next(Instant::now()), looks.doubted.clone())
+        (looks.next(now), looks.doubted.clone())
     };
     let layers = match due {
         Look::Counts => Ok(measure::Layers::new()),
         Look::All | Look::Walk => measure::layers(node).await,
     };
-    let layers = match layers {
-        Ok(layers) => layers,
-        Err(error) => return Next::failed(error, ALL),
-    };
     let (mut over, mut counts, mut failure) = (0, false, None);
+    let layers = layers.unwrap_or_else(|error| {
+        // Counts need no runtime.
+        due = Look::Counts;
+        (counts, failure) = (true, Some(error));
+        measure::Layers::new()
+    });
+    looks
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .taken(due, now);
     for view in limited {
         let uid = pod::uid(&view.pod);
         let doubt = doubted.contains(uid);
@@ -142,8 +155,6 @@ async fn look(node: &Node, looks: &Mutex<Looks>, evictions: &mpsc::Sender<Evicti
             Ok(Found::Within) => {}
             Ok(Found::Over(message)) => {
                 over += 1;
-                let signal = meters::limit_signal(&message);
-                node.meters.count(&meters::EVICTIONS, &[signal]);
                 let uid = uid.to_owned();
                 let _ = evictions.send(Eviction { uid, message }).await;
             }
@@ -152,7 +163,7 @@ async fn look(node: &Node, looks: &Mutex<Looks>, evictions: &mpsc::Sender<Evicti
                     uid,
                     pod = pod::name(&view.pod),
                     namespace = pod::namespace(&view.pod),
-                    "files that are not the pod's are charged to its volumes' projects: its use is measured by walking from now on"
+                    "a walk found less than the kernel counts (files deleted while open, or charged to the pod from elsewhere): its use is measured by walking from now on"
                 );
                 let mut looks = looks.lock().unwrap_or_else(PoisonError::into_inner);
                 looks.doubted.insert(uid.to_owned());
@@ -191,6 +202,12 @@ async fn judge(node: &Node, view: &PodView, usage: &Usage) -> Result<Found, Stri
     let layers = measure::layers(node).await?;
     let walked = measure::all(node, view, &layers, true).await?;
     Ok(exceeded(&view.pod, &walked).map_or(Found::Forged, Found::Over))
+}
+
+/// Whether the pod is on its way out already: there is nothing left to evict.
+fn is_ending(view: &PodView) -> bool {
+    let failed = view.status.phase.as_deref() == Some("Failed");
+    failed || view.pod.metadata.deletion_timestamp.is_some()
 }
 
 /// Whether anything is to be measured at all.
@@ -313,7 +330,9 @@ mod tests {
         let mut looks = Looks::default();
         let mut seen = Vec::new();
         for _ in 0..=60 {
-            seen.push(looks.next(Instant::now()));
+            let due = looks.next(Instant::now());
+            looks.taken(due, Instant::now());
+            seen.push(due);
             tokio::time::advance(COUNTS).await;
         }
         let at = |wanted: Look| -> Vec<usize> {
@@ -322,6 +341,18 @@ mod tests {
         };
         assert_eq!(at(Look::All), [0, 60, 120, 180, 240, 360, 420, 480, 540]);
         assert_eq!(at(Look::Walk), [300, 600]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_walk_that_could_not_be_taken_stays_due() {
+        let mut looks = Looks::default();
+        looks.next(Instant::now());
+        tokio::time::advance(WALK).await;
+        assert_eq!(looks.next(Instant::now()), Look::Walk);
+        looks.taken(Look::Counts, Instant::now());
+        assert_eq!(looks.next(Instant::now()), Look::Walk);
+        looks.taken(Look::Walk, Instant::now());
+        assert_eq!(looks.next(Instant::now()), Look::Counts);
     }
 
     #[tokio::test]

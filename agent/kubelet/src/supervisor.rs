@@ -237,6 +237,8 @@ impl Supervisor {
         if input.fate != Fate::Run {
             return;
         }
+        let signal = crate::meters::limit_signal(&message);
+        self.node.meters.count(&crate::meters::EVICTIONS, &[signal]);
         tracing::warn!(pod = pod::name(&input.pod), uid, message, "evicting");
         let mut new = input.as_ref().clone();
         new.fate = Fate::Evicted {
@@ -495,6 +497,9 @@ impl Supervisor {
                 None => {
                     // Once more: what was admitted a moment ago counts too.
                     input.fate = self.admit(&uid, &input.pod);
+                    if input.fate == Fate::Run {
+                        count_containers(&self.node, &input.pod);
+                    }
                     self.spawn(uid, input);
                 }
             }
@@ -508,10 +513,6 @@ impl Supervisor {
         }
         let asked = input.pod.clone();
         let put_off = input.pending.as_ref().map(|_| Instant::now());
-        #[expect(clippy::cast_precision_loss, reason = "containers of one pod")]
-        let containers = pod::spec(&asked).containers.len() as f64;
-        let meters = &self.node.meters;
-        meters.observe_value(&meters::CONTAINERS, &[], containers);
         let (sender, receiver) = watch::channel(Arc::new(input));
         let poke = Arc::new(Notify::new());
         let mailbox = Mailbox {
@@ -549,6 +550,13 @@ fn sorted(desired: &Desired) -> (BTreeMap<String, Arc<Pod>>, BTreeMap<String, Ar
         }
     }
     (pods, mirrors)
+}
+
+fn count_containers(node: &Node, pod: &Pod) {
+    #[expect(clippy::cast_precision_loss, reason = "containers of one pod")]
+    let containers = pod::spec(pod).containers.len() as f64;
+    node.meters
+        .observe_value(&crate::meters::CONTAINERS, &[], containers);
 }
 
 fn full_name(pod: &Pod) -> String {

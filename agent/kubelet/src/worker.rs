@@ -221,11 +221,14 @@ impl Worker {
         let facts = self.node.facts();
         self.begin_look();
         let mut wake = Instant::now() + RESYNC * 2;
-        for at in [self.look.again_at, self.look.resync_at, self.look.put_off]
-            .into_iter()
-            .flatten()
-        {
-            wake = wake.min(at);
+        // While a look is under way its end is what wakes: a time that has passed would make this loop spin until then.
+        if !self.look.busy {
+            for at in [self.look.again_at, self.look.resync_at, self.look.put_off]
+                .into_iter()
+                .flatten()
+            {
+                wake = wake.min(at);
+            }
         }
         if !self.look.once {
             return wake;

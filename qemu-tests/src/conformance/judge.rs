@@ -29,7 +29,8 @@ use crate::wait::{self, check, seen};
 /// Namespaces of tests that an earlier run left.
 const LEFT_OVER: &str = "/api/v1/namespaces?labelSelector=e2e-framework";
 const CLEAN_DEADLINE: Duration = Duration::from_secs(300);
-const READY_DEADLINE: Duration = Duration::from_secs(120);
+/// A busy machine takes minutes to bring CoreDNS up beside other clusters.
+const READY_DEADLINE: Duration = Duration::from_secs(300);
 /// How often the log is read.
 const TICK: Duration = Duration::from_secs(1);
 

@@ -39,6 +39,8 @@ pub struct Measure {
     /// One walk at a time: behind a hung disk there is never more than one thread.
     walking: Arc<Semaphore>,
     patience: Patience,
+    /// Of two Summaries at once the second waits for the first's calls, instead of being told that they are under way.
+    turn: Arc<Semaphore>,
 }
 
 /// A walk and when it ended.
@@ -55,6 +57,7 @@ impl Measure {
             last: Arc::default(),
             walking: Arc::new(Semaphore::new(1)),
             patience: Patience::default(),
+            turn: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -64,20 +67,22 @@ impl Measure {
         let walked = self.walked(&views).await;
         let layers = self.layers().await;
         let images = self.images().await;
+        let turn = self.turn.acquire().await;
+        let local = self.patience.call("the node's disk", local).await;
+        let local = local.unwrap_or_default();
         let seen = views.clone();
-        let local = self
+        let counts = move || counted(&seen, space(Path::new(paths::KUBELET)));
+        let counts = self
             .patience
-            .call("the node's disk", move || local(&seen))
+            .call_within(PATIENCE, "the pods' emptyDirs", counts)
             .await;
-        let mut local = local.unwrap_or_default();
+        let mut counts = counts.unwrap_or_default();
+        drop(turn);
         let of_pod = |view: &Arc<PodView>| {
             let uid = pod::uid(&view.pod).to_owned();
             let known = walked.as_ref().and_then(|w| w.get(&uid));
             let mut found = known.cloned().unwrap_or_default();
-            renew(
-                &mut found.volumes,
-                local.counted.remove(&uid).unwrap_or_default(),
-            );
+            renew(&mut found.volumes, counts.remove(&uid).unwrap_or_default());
             let extras = together(view, found, &layers);
             (uid, extras)
         };
@@ -230,13 +235,11 @@ fn renew(volumes: &mut Vec<Volume>, newer: Vec<Volume>) {
 struct Local {
     disk: Option<Space>,
     processes: Option<(u64, u64)>,
-    counted: BTreeMap<String, Vec<Volume>>,
 }
 
-/// What needs a few calls and no walk.
-fn local(views: &[Arc<PodView>]) -> Local {
+/// What one call each tells.
+fn local() -> Local {
     let disk = Path::new(paths::KUBELET);
-    let counted = counted(views, space(disk));
     let disk = space(disk)
         .zip(kedge_sys::fs::usage(disk).ok())
         .map(|(space, sizes)| {
@@ -255,7 +258,6 @@ fn local(views: &[Arc<PodView>]) -> Local {
     Local {
         disk,
         processes: most.zip(all),
-        counted,
     }
 }
 

@@ -23,13 +23,23 @@ impl Patience {
         key: &str,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
+        self.call_within(PATIENCE, key, work).await
+    }
+
+    /// The same for what takes longer than one call.
+    pub async fn call_within<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        key: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
         let held = self.begin(key)?;
         let call = tokio::task::spawn_blocking(move || {
             let done = work();
             drop(held);
             done
         });
-        match tokio::time::timeout(PATIENCE, call).await {
+        match tokio::time::timeout(patience, call).await {
             Ok(Ok(done)) => Some(done),
             Ok(Err(error)) => {
                 tracing::error!(key, %error, "a call for statistics");

@@ -16,7 +16,7 @@ pub(crate) static OPERATIONS: Family = Family::histogram(
     "storage_operation_duration_seconds",
     &["migrated", "operation_name", "status", "volume_plugin"],
     OPERATION,
-    "Time of making volumes and bringing them up to date, and of taking a pod's volumes away.",
+    "Time of making volumes and bringing them up to date.",
 );
 
 /// Something was done to a volume. Nothing here was ever migrated to CSI.

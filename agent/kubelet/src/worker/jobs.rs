@@ -40,6 +40,9 @@ impl super::Look {
 impl Worker {
     /// Looks at the runtime if there is a reason to and no look is under way.
     pub(super) fn begin_look(&mut self) {
+        if self.look.busy {
+            return;
+        }
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= Instant::now());
         if [self.look.again_at, self.look.resync_at, self.look.put_off]
             .into_iter()
@@ -47,7 +50,7 @@ impl Worker {
         {
             self.look.wanted = true;
         }
-        if self.look.busy || !self.look.wanted {
+        if !self.look.wanted {
             return;
         }
         self.look.busy = true;

@@ -1,5 +1,6 @@
 //! One worker on the fake runtime, time paused.
 
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use kedge_cri::fake::{Behaviour, Failure, Pull};
@@ -105,6 +106,37 @@ async fn a_poke_during_an_action_waits_for_its_end_but_not_long() {
         rig.fake.calls("ListPodSandbox") > looks
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_look_is_waited_for_and_not_spun_on() {
+    let rig = Rig::new("slow-look");
+    rig.fake.add_image(IMAGE);
+    rig.fake
+        .fail_next("StartContainer", Failure::Delay(Duration::from_secs(8)));
+    let worker = rig.worker(simple());
+    rig.until("starting", 10, |rig| rig.fake.calls("StartContainer") == 1)
+        .await;
+    rig.fake
+        .fail_next("ListPodSandbox", Failure::Delay(Duration::from_secs(5)));
+    let before = rig.fake.calls("ListPodSandbox");
+    worker.poke();
+    rig.until("a look under way", 5, |rig| {
+        rig.fake.calls("ListPodSandbox") > before
+    })
+    .await;
+    worker.poke();
+    // Paused time moves only while every task waits: a loop that spins stops it, and this sleep would never end.
+    let (done, waiting) = std::sync::mpsc::channel::<()>();
+    let watchdog = std::thread::spawn(move || {
+        if waiting.recv_timeout(Duration::from_secs(20)) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("the worker spins");
+            std::process::abort();
+        }
+    });
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    drop(done);
+    watchdog.join().unwrap();
 }
 
 #[tokio::test(start_paused = true)]
