@@ -62,12 +62,6 @@ pub fn ensure(
     Ok(volume)
 }
 
-/// The volume if an earlier run left it.
-pub fn cached(artefacts: &Artefacts, layout: &Path) -> Result<Option<PathBuf>> {
-    let volume = place(artefacts, layout)?.join(VOLUME);
-    Ok(volume.is_file().then_some(volume))
-}
-
 fn place(artefacts: &Artefacts, layout: &Path) -> Result<PathBuf> {
     let root = workspace()?;
     let key = image_key(&[
