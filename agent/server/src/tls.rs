@@ -1,8 +1,9 @@
 //! TLS of 10250: the serving certificate of the moment, clients of the cluster's CA.
 //!
 //! In: certificate and CA by `watch`. Out: the configuration for the next connection. Running connections keep theirs.
-//! A client certificate is optional, because bearer tokens exist; one that does not verify ends the handshake. Before the first join there is
-//! no CA, and then no client certificate is asked for: everybody is 401.
+//! A client certificate is optional, because bearer tokens exist; one that does not verify ends the handshake. Until the CA is known (before
+//! the first join, and for a moment when the agent starts) connections are closed: a client is asked for its certificate once, when it
+//! connects, so an API server that came too early would be nobody, 401, for as long as it keeps its connection.
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use tokio::sync::watch;
 pub struct TlsSettings {
     /// The serving certificate; `None`: connections are closed.
     pub certificate: watch::Receiver<Option<Arc<CertifiedKey>>>,
-    /// The cluster's CA, which signs clients; empty until known.
+    /// The cluster's CA, which signs clients; empty until known, and until then connections are closed.
     pub client_ca: watch::Receiver<Arc<Vec<CertificateDer<'static>>>>,
     /// The wall clock that certificates are judged by.
     pub time: Arc<dyn TimeProvider>,
@@ -69,8 +70,8 @@ fn config(
     let builder = ServerConfig::builder_with_details(provider.clone(), settings.time.clone())
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Setup)?;
-    let builder = if ca.is_empty() {
-        builder.with_no_client_auth()
+    let (builder, certificate) = if ca.is_empty() {
+        (builder.with_no_client_auth(), None)
     } else {
         let mut roots = RootCertStore::empty();
         for certificate in ca {
@@ -81,20 +82,24 @@ fn config(
             .allow_unauthenticated()
             .build()
             .map_err(|e| TlsError::Ca(e.to_string()))?;
-        builder.with_client_cert_verifier(verifier)
+        let certificate = settings.certificate.clone();
+        (
+            builder.with_client_cert_verifier(verifier),
+            Some(certificate),
+        )
     };
-    let mut config = builder.with_cert_resolver(Arc::new(Latest(settings.certificate.clone())));
+    let mut config = builder.with_cert_resolver(Arc::new(Latest(certificate)));
     // Upgrades exist in HTTP/1.1 only; Go's streaming clients ask for it by name, its others prefer h2.
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
 
-/// Answers every handshake with the certificate of the moment.
+/// Answers every handshake with the certificate of the moment, or ends it for want of one.
 #[derive(Debug)]
-struct Latest(watch::Receiver<Option<Arc<CertifiedKey>>>);
+struct Latest(Option<watch::Receiver<Option<Arc<CertifiedKey>>>>);
 
 impl ResolvesServerCert for Latest {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.borrow().clone()
+        self.0.as_ref()?.borrow().clone()
     }
 }

@@ -24,6 +24,7 @@ struct Rig {
     ca: Ca,
     address: SocketAddr,
     certificate: watch::Sender<Option<Arc<CertifiedKey>>>,
+    client_ca: watch::Sender<Arc<Vec<CertificateDer<'static>>>>,
     stop: watch::Sender<bool>,
     server: tokio::task::JoinHandle<()>,
 }
@@ -34,7 +35,7 @@ async fn rig() -> Rig {
     let address = listener.local_addr().unwrap();
     let serving = certified(ca.leaf("node", "x", "127.0.0.1"));
     let (certificate, certificate_rx) = watch::channel(Some(serving));
-    let (_, client_ca) = watch::channel(Arc::new(vec![ca.der.clone()]));
+    let (client_ca, client_ca_rx) = watch::channel(Arc::new(vec![ca.der.clone()]));
     let (stop, stop_rx) = watch::channel(false);
     let server = KubeletServer {
         node: node.clone(),
@@ -44,7 +45,7 @@ async fn rig() -> Rig {
     };
     let tls = TlsSettings {
         certificate: certificate_rx,
-        client_ca,
+        client_ca: client_ca_rx,
         time: Arc::new(rustls::time_provider::DefaultTimeProvider),
     };
     let server = tokio::spawn(server.serve(listener, tls));
@@ -53,6 +54,7 @@ async fn rig() -> Rig {
         ca,
         address,
         certificate,
+        client_ca,
         stop,
         server,
     }
@@ -127,6 +129,20 @@ async fn nobody_without_credentials_is_told_anything() {
     }
     let bad = request("GET", "/pods", &[("authorization", "Bearer bad")]);
     assert_eq!(rig.send(None, bad).await.0, 401);
+}
+
+/// An API server keeps its connection. One that was not asked for a certificate, because the agent had just started and did not know the
+/// CA yet, would be answered 401 for as long as it lasts.
+#[tokio::test]
+async fn nobody_is_connected_before_the_ca_is_known() {
+    let rig = rig().await;
+    let ca = rig.client_ca.send_replace(Arc::default());
+    let early = rig.connect(Some(rig.admin())).await;
+    assert!(early.is_err(), "connected without a certificate");
+    rig.client_ca.send_replace(ca);
+    rig.node.allow("admin", "get", "healthz");
+    let answer = rig.get(Some(rig.admin()), "/healthz").await;
+    assert_eq!(answer, (200, "ok".to_owned()));
 }
 
 #[tokio::test]
