@@ -2,13 +2,14 @@
 //!
 //! In: a [`Source`], the request's headers. Out: a response whose body is made as fast as the client reads it: a piece is made only when all
 //! but one of those before have left for the socket. Bounded: pages under way ([`PAGES`], 503 beyond), gzip encoders ([`ENCODERS`], plain text
-//! beyond), pieces of a page in memory ([`PIECES`]), time per page ([`LONGEST`], which also ends a client that stopped reading).
+//! beyond), pieces of a page in memory ([`PIECES`]), time per page ([`LONGEST`]: a client that stopped reading then holds nothing but its last
+//! pieces, whether the HTTP library asks for more, as HTTP/1.1 does, or waits for the client's window, as HTTP/2 does).
 
 mod accept;
 mod meters;
 
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -20,6 +21,7 @@ use futures_util::stream;
 use http::{HeaderMap, StatusCode, header};
 use kedge_metrics::expo::{Format, Source, Writer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub use meters::Counted;
@@ -129,13 +131,22 @@ pub(crate) trait Pieces: Send + 'static {
     fn next(&mut self) -> Option<std::io::Result<Vec<u8>>>;
 }
 
-/// A body whose pieces are made as the ones before leave.
+/// A body whose pieces are made as the ones before leave. Needs a running runtime: its end is a timer of its own.
 pub(crate) fn paced(permit: Permit, pieces: impl Pieces) -> Body {
-    let body = Paced {
+    let until = Instant::now() + LONGEST;
+    let work = Arc::new(Mutex::new(Some(Work {
         pieces,
-        room: Arc::new(Semaphore::new(PIECES)),
-        until: Instant::now() + LONGEST,
         _permit: permit,
+    })));
+    let late = work.clone();
+    let body = Paced {
+        work,
+        room: Arc::new(Semaphore::new(PIECES)),
+        until,
+        end: tokio::spawn(async move {
+            tokio::time::sleep_until(until).await;
+            take(&late);
+        }),
     };
     Body::from_stream(stream::unfold(body, |mut body| async move {
         let piece = body.piece().await?;
@@ -143,11 +154,32 @@ pub(crate) fn paced(permit: Permit, pieces: impl Pieces) -> Body {
     }))
 }
 
-struct Paced<P> {
+/// What a page holds while it is under way.
+struct Work<P> {
     pieces: P,
+    _permit: Permit,
+}
+
+struct Paced<P> {
+    /// `None`: the time is over.
+    work: Arc<Mutex<Option<Work<P>>>>,
     room: Arc<Semaphore>,
     until: Instant,
-    _permit: Permit,
+    /// Takes the work away when the time is over.
+    end: JoinHandle<()>,
+}
+
+impl<P> Drop for Paced<P> {
+    fn drop(&mut self) {
+        // An aborted task is dropped some time later.
+        self.end.abort();
+        take(&self.work);
+    }
+}
+
+/// Gives back what the page held.
+fn take<P>(work: &Mutex<Option<Work<P>>>) {
+    drop(work.lock().unwrap_or_else(PoisonError::into_inner).take());
 }
 
 /// A piece on its way to the socket; gone with its last byte.
@@ -167,22 +199,34 @@ impl<P: Pieces> Paced<P> {
         let room = tokio::time::timeout_at(self.until, self.room.clone().acquire_owned());
         // The semaphore is never closed.
         let Ok(Ok(room)) = room.await else {
-            let late = std::io::Error::new(std::io::ErrorKind::TimedOut, "read too slowly");
-            return Some(Err(late));
+            return Some(Err(late()));
         };
         loop {
-            match self.pieces.next()? {
-                Ok(bytes) if bytes.is_empty() => {}
-                Ok(bytes) => {
+            match self.next() {
+                None => return None,
+                Some(Ok(bytes)) if bytes.is_empty() => {}
+                Some(Ok(bytes)) => {
                     let piece = Piece { bytes, _room: room };
                     return Some(Ok(Bytes::from_owner(piece)));
                 }
-                Err(error) => return Some(Err(error)),
+                Some(Err(error)) => return Some(Err(error)),
             }
             // Compressing a large page is work: others get their turn between the pieces.
             tokio::task::yield_now().await;
         }
     }
+
+    fn next(&self) -> Option<std::io::Result<Vec<u8>>> {
+        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        match work.as_mut() {
+            Some(work) => work.pieces.next(),
+            None => Some(Err(late())),
+        }
+    }
+}
+
+fn late() -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::TimedOut, "read too slowly")
 }
 
 /// A page being written.

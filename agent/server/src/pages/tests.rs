@@ -124,3 +124,33 @@ async fn who_does_not_read_is_cut_off_and_gives_its_place_back() {
     drop(body);
     assert_eq!(limits.pages.available_permits(), PAGES);
 }
+
+/// HTTP/2 does not ask a body for more while its client gives no window.
+#[tokio::test(start_paused = true)]
+async fn a_page_that_is_asked_for_no_more_gives_its_place_back() {
+    let limits = Limits::default();
+    let dropped = Arc::new(());
+    let source = Held(dropped.clone());
+    let response = metrics(
+        limits.take(&accepts("gzip")).unwrap(),
+        &accepts("gzip"),
+        Box::new(source),
+    );
+    let mut body = response.into_body();
+    let first = body.frame().await.unwrap().unwrap();
+    tokio::time::sleep(LONGEST + Duration::from_millis(1)).await;
+    assert_eq!(limits.pages.available_permits(), PAGES);
+    assert_eq!(limits.encoders.available_permits(), ENCODERS);
+    assert_eq!(Arc::strong_count(&dropped), 1, "the samples are held");
+    drop(first);
+    assert!(body.frame().await.unwrap().is_err());
+}
+
+/// An endless page that holds something.
+struct Held(#[expect(dead_code, reason = "its count is looked at")] Arc<()>);
+
+impl Source for Held {
+    fn write(&mut self, to: &mut Writer) -> bool {
+        Lines(10).write(to)
+    }
+}
