@@ -103,12 +103,14 @@ struct Sender {
 impl Sender {
     async fn run(mut self, mut inbox: Reader<Event>) {
         while let Some(event) = inbox.next().await {
-            let began = Instant::now();
             let elapsed = self.started.elapsed();
             match self.correlator.decide(&event, self.clock.now(), elapsed) {
                 Decision::Drop => self.drop_one(),
                 Decision::Send(posting) => {
                     self.take_token().await;
+                    // Before the node has joined, or while the server is away, the queue holds what it can: the loop waits, it does not run.
+                    self.client.transport().usable().await;
+                    let began = Instant::now();
                     let registry = self.client.registry().clone();
                     registry.begin("events", "event");
                     let sent = self.send(&posting, &inbox).await;
@@ -122,7 +124,7 @@ impl Sender {
     /// `Err`: it was dropped, and why.
     async fn send(&mut self, posting: &Posting, inbox: &Reader<Event>) -> Result<(), String> {
         for attempt in 1..=ATTEMPTS {
-            // Before the node has joined, or while the server is away, the queue holds what it can.
+            // The server may have gone since.
             self.client.transport().usable().await;
             match self.post(posting).await {
                 Ok(()) => return Ok(()),
