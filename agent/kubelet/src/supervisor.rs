@@ -66,7 +66,7 @@ impl Entry {
         }
         let put_off = self.put_off.map_or(Duration::ZERO, |at| at.elapsed());
         let (before, now) = (old.pending.as_ref(), new.pending.as_ref());
-        meters::moved(meters, &new.pod, before, now, put_off, trigger);
+        meters::moved(meters, &old.pod, &new.pod, before, now, put_off, trigger);
         if new.pending.is_none() {
             self.put_off = None;
         }

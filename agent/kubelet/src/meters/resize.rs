@@ -51,6 +51,14 @@ pub(crate) static DEFERRED: Family = Family::histogram(
 
 /// A pod asks for other resources than before.
 pub(crate) fn requested(meters: &Meters, before: &Pod, now: &Pod) {
+    for [operation, requirement, resource] in changes(before, now) {
+        meters.count(&REQUESTED, &[operation, requirement, resource]);
+    }
+}
+
+/// Operation, requirement and resource of every difference.
+fn changes(before: &Pod, now: &Pod) -> Vec<[&'static str; 3]> {
+    let mut changes = Vec::new();
     for (old, new) in pairs(before, now) {
         let resources = |c: &Container| c.resources.clone().unwrap_or_default();
         let (old, new) = (resources(old), resources(new));
@@ -64,12 +72,11 @@ pub(crate) fn requested(meters: &Meters, before: &Pod, now: &Pod) {
                     amount(old.as_ref(), resource),
                     amount(new.as_ref(), resource),
                 );
-                if let Some(operation) = change {
-                    meters.count(&REQUESTED, &[operation, requirement, resource]);
-                }
+                changes.extend(change.map(|operation| [operation, requirement, resource]));
             }
         }
     }
+    changes
 }
 
 /// One container was resized, or could not be.
@@ -78,9 +85,11 @@ pub(crate) fn carried_out(meters: &Meters, success: bool, took: Duration) {
     meters.observe_value(&DURATION, &[success], took.as_secs_f64() * 1000.0);
 }
 
-/// What became of a pod's resize: pending before, pending now, for how long it was put off, and what made the node think again.
+/// What became of a pod's resize: the pod as it was granted before and as it is granted now, pending before, pending now, for how long it was
+/// put off, and what made the node think again. One that was put off and is pending no more without anything granted was withdrawn.
 pub(crate) fn moved(
     meters: &Meters,
+    granted: &Pod,
     pod: &Pod,
     before: Option<&Pending>,
     now: Option<&Pending>,
@@ -92,7 +101,8 @@ pub(crate) fn moved(
         // The only reason we have: the pod alone does not fit on the node.
         meters.count(&INFEASIBLE, &["insufficient_node_allocatable"]);
     }
-    if before.is_some_and(|p| p.reason == "Deferred") && now.is_none() {
+    let put_off_before = before.is_some_and(|p| p.reason == "Deferred");
+    if put_off_before && now.is_none() && !changes(granted, pod).is_empty() {
         meters.count(&ACCEPTED, &[trigger]);
         meters.observe(&DEFERRED, &[priority_bucket(pod), "accepted"], put_off);
     }
@@ -186,9 +196,10 @@ mod tests {
             message: String::new(),
         };
         let (deferred, infeasible) = (of("Deferred"), of("Infeasible"));
-        let pod = asking("{}", "{}");
+        let pod = asking(r#"{"cpu": "1"}"#, "{}");
+        let granted = asking(r#"{"cpu": "100m"}"#, "{}");
         let later = Duration::from_secs(40);
-        let go = |before, now| moved(&meters, &pod, before, now, later, "pods_removed");
+        let go = |before, now| moved(&meters, &granted, &pod, before, now, later, "pods_removed");
         go(None, Some(&deferred));
         go(Some(&deferred), Some(&deferred));
         assert_eq!(meters.reading(&ACCEPTED, &["pods_removed"]), None);
@@ -200,6 +211,18 @@ mod tests {
             panic!("not timed");
         };
         assert!((sum - 40.0).abs() < 1e-9);
+        // Withdrawn: nothing is pending, and nothing was granted.
+        let deferred = Some(&deferred);
+        moved(
+            &meters,
+            &granted,
+            &granted,
+            deferred,
+            None,
+            later,
+            "pod_updated",
+        );
+        assert_eq!(meters.reading(&ACCEPTED, &["pod_updated"]), None);
         go(None, Some(&infeasible));
         go(Some(&infeasible), Some(&infeasible));
         go(Some(&infeasible), None);
