@@ -10,7 +10,7 @@ use kedge_pods::resolve::{self, ImageFacts, Instance};
 use kedge_pods::spec::ContainerSpec;
 use kedge_pods::{hosts, logs, pod, status::reason};
 
-use super::Context;
+use super::{Context, prepare};
 use crate::{convert, images, volumes};
 
 pub(super) async fn start(
@@ -65,6 +65,10 @@ async fn try_start(
         .await
         .map_err(|error| Outcome::failed(reason::CREATE, error.to_string()))?;
     link_log(context, name, &id, &log).await;
+    // Made, the container is under its own limit; it runs only under the pod's as well.
+    prepare::limit_pod(context)
+        .await
+        .map_err(|text| Outcome::failed(reason::RUN, text))?;
     runtime
         .start_container(&id)
         .await

@@ -220,9 +220,23 @@ fn earliest_token(context: &Context) -> Option<i64> {
     tokens.values().map(|known| known.refresh_at).min()
 }
 
-/// Makes the pod's cgroup with its limits, and what is above it.
+/// Makes the pod's cgroup with its limits, and what is above it. The limit of CPU time is set when a container is about to run
+/// ([`limit_pod`]): with a few thousandths of a CPU the runtime needs many seconds to make a sandbox, in which nothing of the pod runs.
 pub(super) async fn pod_cgroup(context: &Context) -> Result<(), String> {
-    worked_on_cgroup(context, qos::pod_cgroup(&context.pod), "create").await
+    let cgroup = Cgroup {
+        cpu_quota: None,
+        ..qos::pod_cgroup(&context.pod)
+    };
+    worked_on_cgroup(context, cgroup, "create").await
+}
+
+/// Sets what [`pod_cgroup`] left for later.
+pub(super) async fn limit_pod(context: &Context) -> Result<(), String> {
+    let cgroup = qos::pod_cgroup(&context.pod);
+    match cgroup.cpu_quota {
+        Some(_) => set_pod_cgroup(context, cgroup).await,
+        None => Ok(()),
+    }
 }
 
 /// Sets the limits of the pod's cgroup; makes it first where it is missing.

@@ -7,6 +7,7 @@ use kedge_pods::pod::Fate;
 
 use crate::testing::{Rig, pod};
 
+mod limits;
 mod looks;
 
 const IMAGE: &str = "example.com/app:1";
