@@ -331,13 +331,14 @@ fn base(root: &Path, programs: &Programs, packages: &Packages) -> Result<()> {
     roots::link(root, "usr/local/bin/iperf", "/usr/bin/iperf")
 }
 
-/// busybox under all its names, in one `bin`: upstream's image has no other directory of programs.
+/// busybox under all its names, in one `bin`: upstream's image has no other directory of programs. Names, not symbolic links, as there: what
+/// is mounted over one of them (masked paths) is not mounted over all.
 fn busybox_root(root: &Path, programs: &Programs) -> Result<()> {
     roots::program(root, "bin/busybox", 0o755, &programs.busybox)?;
     for applet in roots::applets(&programs.busybox)? {
         let name = applet.rsplit('/').next().unwrap_or_default();
         if name != "busybox" {
-            roots::link(root, &format!("bin/{name}"), "busybox")?;
+            roots::another_name(root, &format!("bin/{name}"), "bin/busybox")?;
         }
     }
     for path in ["sbin", "usr/bin", "usr/sbin"] {

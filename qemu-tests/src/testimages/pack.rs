@@ -26,7 +26,6 @@ const TAR: &[&str] = &[
     "--group=0",
     "--numeric-owner",
     "--format=gnu",
-    "--hard-dereference",
 ];
 
 /// What containers of an image start as, and which layers it stands on.
@@ -207,6 +206,30 @@ mod tests {
             layers.insert(name, path);
         }
         layers
+    }
+
+    /// Masking one applet of busybox must not mask all of them, and all of them are not as many copies.
+    #[test]
+    fn names_of_one_file_stay_names_of_one_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("root");
+        fs::create_dir_all(root.join("bin")).unwrap();
+        fs::write(root.join("bin/busybox"), vec![7; 300_000]).unwrap();
+        crate::testimages::roots::another_name(&root, "bin/ls", "bin/busybox").unwrap();
+        let layout = directory.path().join("layout");
+        let layers = BTreeMap::from([("base", root)]);
+        write(&layout, &layers, &recipes()[..1]).unwrap();
+        let blobs = fs::read_dir(layout.join("blobs/sha256")).unwrap();
+        let layer = blobs.max_by_key(|blob| blob.as_ref().unwrap().metadata().unwrap().len());
+        let layer = layer.unwrap().unwrap().path();
+        assert!(fs::metadata(&layer).unwrap().len() < 400_000);
+        let tar = Command::new("tar")
+            .args(["-tvf"])
+            .arg(&layer)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(tar.stdout).unwrap();
+        assert!(text.contains("./bin/ls link to ./bin/busybox"), "{text}");
     }
 
     #[test]

@@ -89,6 +89,14 @@ pub fn link(root: &Path, path: &str, target: &str) -> Result<()> {
     symlink(target, &path).with_context(|| format!("link {} to {target}", path.display()))
 }
 
+/// Makes or replaces a name of a file that is there already: a hard link.
+pub fn another_name(root: &Path, path: &str, of: &str) -> Result<()> {
+    let path = parent(root, path)?;
+    let _ = fs::remove_file(&path);
+    fs::hard_link(root.join(of), &path)
+        .with_context(|| format!("make {} another name of {of}", path.display()))
+}
+
 /// Copies a directory's files, not its directories.
 pub fn files(root: &Path, from: &Path) -> Result<()> {
     for entry in fs::read_dir(from).with_context(|| format!("list {}", from.display()))? {
