@@ -28,6 +28,7 @@ mod handle;
 pub mod join;
 mod lease;
 pub mod node;
+pub mod pod_key;
 mod renewals;
 pub mod serving;
 pub mod store;

@@ -17,12 +17,12 @@ use kedge_proxy::model::{Protocol, ServiceInput};
 use kube::core::params::{DeleteParams, Preconditions};
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::pem;
+use crate::{certificate, pem};
 
 /// A pod start needs about ten requests; more than this at once only queue on the same connection.
 const PARALLEL: usize = 32;
 
-type Answer<T> = Result<T, kedge_kubelet::ApiError>;
+pub(crate) type Answer<T> = Result<T, kedge_kubelet::ApiError>;
 
 /// Serves until the kubelet is gone.
 pub async fn run(mut requests: mpsc::Receiver<Outbound>, api: ApiHandle, feeds: Feeds) {
@@ -87,6 +87,27 @@ async fn answer(request: Outbound, api: &ApiHandle, feeds: Feeds) {
                 .and_then(token),
             );
         }
+        Outbound::RequestCertificate {
+            namespace,
+            pod_name,
+            pod_uid,
+            request,
+            reply,
+        } => {
+            let owner = certificate::Owner {
+                namespace,
+                pod_name,
+                pod_uid,
+            };
+            let _ = reply.send(certificate::ask(api, owner, *request).await);
+        }
+        Outbound::GetCertificate {
+            namespace,
+            name,
+            reply,
+        } => {
+            let _ = reply.send(certificate::look(api, &namespace, &name).await);
+        }
         Outbound::PatchPodStatus {
             namespace,
             name,
@@ -130,7 +151,7 @@ async fn answer(request: Outbound, api: &ApiHandle, feeds: Feeds) {
 }
 
 /// Errors sorted by what the kubelet does about them.
-fn told<T>(result: Result<T, ApiError>) -> Answer<T> {
+pub(crate) fn told<T>(result: Result<T, ApiError>) -> Answer<T> {
     use kedge_kubelet::ApiError as Told;
     result.map_err(|error| {
         let text = error.report();

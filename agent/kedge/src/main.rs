@@ -8,6 +8,7 @@
 
 mod agent;
 mod bridge;
+mod certificate;
 mod cluster;
 mod control;
 mod facts;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kedge_pods::action::{Action, Hook, Outcome};
+use kedge_pods::certificate::{Certificate, CertificateRequest};
 use kedge_pods::observed::ObservedPod;
 use kedge_pods::resolve::{NodeFacts, Objects, Reason};
 use kedge_pods::volume::TokenRequest;
@@ -19,6 +20,7 @@ use crate::node::Node;
 use crate::outbound::{ApiError, Token};
 use crate::{check, images, meters, objects};
 
+mod certificate;
 mod clean;
 mod container;
 mod prepare;
@@ -46,6 +48,8 @@ pub struct Shared {
     pub volumes: Arc<Semaphore>,
     /// Tokens that are still good. Locked only for a look.
     pub tokens: Mutex<BTreeMap<TokenRequest, KnownToken>>,
+    /// Certificates of the pod's volumes. Locked only for a look.
+    pub certificates: Mutex<BTreeMap<CertificateRequest, Certificate>>,
     /// The objects as they were last. Locked only for a look.
     pub objects: Mutex<Option<Arc<Objects>>>,
 }
@@ -62,6 +66,7 @@ impl Default for Shared {
         Self {
             volumes: Arc::new(Semaphore::new(1)),
             tokens: Mutex::new(BTreeMap::new()),
+            certificates: Mutex::default(),
             objects: Mutex::default(),
         }
     }

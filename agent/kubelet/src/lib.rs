@@ -62,7 +62,10 @@ pub use desired::Desired;
 pub use facts::{Condition, NodeImage, RuntimeFacts};
 pub use handle::{ContainerRef, KubeletHandle, Located, LookupError, PodView, Streams, Views};
 pub use meters::{plugin_of, priority_bucket};
-pub use outbound::{ApiError, Outbound, PodEvent, Token, TrustBundle};
+pub use outbound::{
+    ApiError, CertificateRequest, Issuing, KeyType, Outbound, PodEvent, RequestedCertificate,
+    Token, TrustBundle,
+};
 pub use settings::Settings;
 pub use shutdown::Report;
 pub use start::{Config, Control, Kubelet};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
+pub use kedge_pods::certificate::{CertificateRequest, Issuing, KeyType};
 pub use kedge_pods::needs::TrustBundle;
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -59,6 +60,20 @@ pub enum Outbound {
         pod_uid: String,
         reply: Reply<Token>,
     },
+    /// A new key, and a PodCertificateRequest for it that the pod owns.
+    RequestCertificate {
+        namespace: String,
+        pod_name: String,
+        pod_uid: String,
+        request: Box<CertificateRequest>,
+        reply: Reply<RequestedCertificate>,
+    },
+    /// What became of a PodCertificateRequest. One that does not exist is an answer.
+    GetCertificate {
+        namespace: String,
+        name: String,
+        reply: Reply<Issuing>,
+    },
     /// Strategic merge patch of the `status` subresource. Answers the pod as it is afterwards.
     PatchPodStatus {
         namespace: String,
@@ -94,6 +109,21 @@ pub struct Token {
 impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Token(hidden, expires at {})", self.expires_at)
+    }
+}
+
+/// A request under way.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RequestedCertificate {
+    /// The PodCertificateRequest's.
+    pub name: String,
+    /// PKCS#8 in PEM.
+    pub key: String,
+}
+
+impl std::fmt::Debug for RequestedCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RequestedCertificate({}, key hidden)", self.name)
     }
 }
 

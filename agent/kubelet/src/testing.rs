@@ -15,7 +15,10 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::lanes::Lanes;
 use crate::node::{Node, no_views};
-use crate::outbound::{Api, ApiError, CAPACITY, Outbound, PodEvent, Token};
+use crate::outbound::{
+    Api, ApiError, CAPACITY, CertificateRequest, Issuing, Outbound, PodEvent, RequestedCertificate,
+    Token,
+};
 use crate::settings::Settings;
 use crate::worker::{ApiCopy, Input, Mailbox, Worker};
 
@@ -43,6 +46,9 @@ pub struct Remembered {
     pub secrets: BTreeMap<String, Secret>,
     pub tokens: u32,
     pub token_life: i64,
+    pub certificate_requests: Vec<CertificateRequest>,
+    /// What is said of a request by its name; pending if nothing is.
+    pub certificates: BTreeMap<String, Issuing>,
 }
 
 impl Rig {
@@ -268,6 +274,18 @@ async fn answer(mut inbox: mpsc::Receiver<Outbound>, api: Arc<Mutex<Remembered>>
                     expires_at: clock.wall_seconds() + api.token_life,
                 }));
             }
+            Outbound::RequestCertificate { request, reply, .. } => {
+                api.certificate_requests.push(*request);
+                let number = api.certificate_requests.len();
+                let _ = reply.send(Ok(RequestedCertificate {
+                    name: format!("req-{number}"),
+                    key: format!("key {number}\n"),
+                }));
+            }
+            Outbound::GetCertificate { name, reply, .. } => {
+                let found = api.certificates.get(&name).cloned();
+                let _ = reply.send(Ok(found.unwrap_or(Issuing::Pending)));
+            }
             Outbound::PatchPodStatus {
                 name, patch, reply, ..
             } => {
@@ -296,6 +314,8 @@ fn refuse(request: Outbound, error: &ApiError) {
         Outbound::GetRuntimeClass { reply, .. } => drop(reply.send(Err(error))),
         Outbound::GetTrustBundle { reply, .. } => drop(reply.send(Err(error))),
         Outbound::CreateToken { reply, .. } => drop(reply.send(Err(error))),
+        Outbound::RequestCertificate { reply, .. } => drop(reply.send(Err(error))),
+        Outbound::GetCertificate { reply, .. } => drop(reply.send(Err(error))),
         Outbound::PatchPodStatus { reply, .. } | Outbound::CreatePod { reply, .. } => {
             drop(reply.send(Err(error)));
         }

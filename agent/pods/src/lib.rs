@@ -50,6 +50,7 @@
 pub mod action;
 pub mod admit;
 pub mod backoff;
+pub mod certificate;
 pub mod fields;
 pub mod hook;
 pub mod hosts;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::action::PullPolicy;
+use crate::certificate::{CertificateRequest, Part};
 
 /// One volume of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +124,8 @@ pub enum Content {
     Bytes(Vec<u8>),
     /// To be filled by the executor with a token it asks for (and keeps fresh: see [`crate::needs::token_refresh_at`]).
     Token(TokenRequest),
+    /// To be filled by the executor with a key it has made, or the certificate that it asks for (see [`crate::certificate`]).
+    Certificate(CertificateRequest, Part),
 }
 
 /// One bound service-account token.

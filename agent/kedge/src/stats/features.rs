@@ -35,7 +35,7 @@ const FEATURES: &[(&str, &str, bool)] = &[
     ("NodeLogQuery", GA, false),
     ("NodeSwap", GA, false),
     ("PodAndContainerStatsFromCRI", BETA, false),
-    ("PodCertificateRequest", GA, false),
+    ("PodCertificateRequest", GA, true),
     ("PodLevelResources", BETA, false),
     ("PodObservedGenerationTracking", GA, true),
     ("PodReadyToStartContainersCondition", GA, true),

@@ -2,6 +2,7 @@
 //!
 //! Both run the same function, because a volume that is half made and one that lags are mended the same way.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,13 +16,13 @@ use kedge_sys::cgroup::{Limit, Limits, Tree};
 use kedge_tasks::Meters;
 use tokio::time::Instant;
 
-use super::{Context, KnownToken};
+use super::{Context, KnownToken, certificate};
 use crate::images;
 use crate::meters;
 use crate::node::jitter;
 use crate::volumes::{self, Options, PayloadFile, Projects};
 
-const FAILED_MOUNT: &str = "FailedMount";
+pub(super) const FAILED_MOUNT: &str = "FailedMount";
 
 pub(super) async fn run(context: &Context) -> Outcome {
     if let Err(text) = pod_cgroup(context).await {
@@ -36,7 +37,7 @@ pub(super) async fn run(context: &Context) -> Outcome {
 /// When the next refresh is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refreshed {
-    /// The earliest token that wants renewal, in seconds since 1970.
+    /// The earliest token or certificate that wants something done, in seconds since 1970.
     pub token_due: Option<i64>,
 }
 
@@ -62,7 +63,11 @@ async fn make(context: &Context, all: bool) -> Result<Refreshed, Reason> {
     let mut work = Vec::new();
     for volume in plans {
         let files = match &volume.plan {
-            VolumePlan::Files { files, .. } => Some(payload(context, &volume, files).await?),
+            VolumePlan::Files { files, .. } => match payload(context, &volume, files, all).await? {
+                Some(files) => Some(files),
+                // Whatever it has stays; other volumes are not kept waiting.
+                None => continue,
+            },
             VolumePlan::Image { reference, policy } if all => {
                 let pulled =
                     images::ensure(&context.node, &context.pod, "", reference, *policy).await;
@@ -79,7 +84,7 @@ async fn make(context: &Context, all: bool) -> Result<Refreshed, Reason> {
         };
         work.push((volume, files));
     }
-    let token_due = earliest_token(context);
+    let token_due = earliest(context);
     let pod_dir = context.pod_dir();
     let options = Options {
         tmpfs: context.node.settings.tmpfs,
@@ -141,17 +146,31 @@ fn make_one(
     }
 }
 
-/// The files of a payload volume, tokens fetched.
+/// The files of a payload volume, tokens and certificates fetched. `None`: a running pod's certificate is not there yet.
 async fn payload(
     context: &Context,
     volume: &Volume,
     files: &[File],
-) -> Result<Vec<PayloadFile>, Reason> {
+    starting: bool,
+) -> Result<Option<Vec<PayloadFile>>, Reason> {
     let mut out = Vec::with_capacity(files.len());
+    // Key and chain of one source belong together: neither is renewed between two files.
+    let mut certificates = BTreeMap::new();
     for file in files {
         let content = match &file.content {
             Content::Bytes(bytes) => bytes.clone(),
             Content::Token(request) => token(context, request).await?.into_bytes(),
+            Content::Certificate(request, part) => {
+                if !certificates.contains_key(request) {
+                    let Some(held) = certificate::current(context, request, starting).await? else {
+                        return Ok(None);
+                    };
+                    certificates.insert(request, held);
+                }
+                certificates
+                    .get(request)
+                    .map_or_else(Vec::new, |held| held.part(*part))
+            }
         };
         out.push(PayloadFile {
             path: file.path.clone(),
@@ -161,7 +180,7 @@ async fn payload(
             gid: volume.fs_group.map(|group| group.gid),
         });
     }
-    Ok(out)
+    Ok(Some(out))
 }
 
 async fn token(
@@ -215,9 +234,10 @@ fn known_token(
     context.shared.tokens.lock().ok()?.get(request).cloned()
 }
 
-fn earliest_token(context: &Context) -> Option<i64> {
+fn earliest(context: &Context) -> Option<i64> {
     let tokens = context.shared.tokens.lock().ok()?;
-    tokens.values().map(|known| known.refresh_at).min()
+    let token = tokens.values().map(|known| known.refresh_at).min();
+    token.into_iter().chain(certificate::due(context)).min()
 }
 
 /// Makes the pod's cgroup with its limits, and what is above it. The limit of CPU time is set when a container is about to run

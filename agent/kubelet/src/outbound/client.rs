@@ -9,7 +9,10 @@ use kedge_pods::volume::TokenRequest;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{ApiError, Outbound, PodEvent, Reply, Token, TrustBundle};
+use super::{
+    ApiError, CertificateRequest, Issuing, Outbound, PodEvent, Reply, RequestedCertificate, Token,
+    TrustBundle,
+};
 
 /// How long one request may take before its asker goes on without it.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -99,6 +102,39 @@ impl Api {
             expiration_seconds: request.expiration_seconds,
             pod_name,
             pod_uid,
+            reply,
+        })
+        .await
+    }
+
+    pub async fn request_certificate(
+        &self,
+        namespace: &str,
+        pod_name: &str,
+        pod_uid: &str,
+        request: &CertificateRequest,
+    ) -> Result<RequestedCertificate, ApiError> {
+        let request = Box::new(request.clone());
+        let (namespace, pod_name, pod_uid) = (
+            namespace.to_owned(),
+            pod_name.to_owned(),
+            pod_uid.to_owned(),
+        );
+        self.ask(|reply| Outbound::RequestCertificate {
+            namespace,
+            pod_name,
+            pod_uid,
+            request,
+            reply,
+        })
+        .await
+    }
+
+    pub async fn certificate(&self, namespace: &str, name: &str) -> Result<Issuing, ApiError> {
+        let (namespace, name) = (namespace.to_owned(), name.to_owned());
+        self.ask(|reply| Outbound::GetCertificate {
+            namespace,
+            name,
             reply,
         })
         .await

@@ -7,6 +7,7 @@ use kedge_pods::pod::Fate;
 
 use crate::testing::{Rig, pod};
 
+mod certificates;
 mod limits;
 mod looks;
 

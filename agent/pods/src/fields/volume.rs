@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Volume, VolumeProjection};
 
 use super::{Refusal, Row};
+use crate::certificate::KeyType;
 
 pub(super) const ROWS: &[&[Row]] = &[
     VOLUME,
@@ -21,6 +22,7 @@ pub(super) const ROWS: &[&[Row]] = &[
     SECRET_PROJECTION,
     DOWNWARD_PROJECTION,
     TRUST_BUNDLE,
+    CERTIFICATE,
 ];
 
 pub(super) fn check(v: &Volume, at: &str, out: &mut Vec<Refusal>) {
@@ -80,6 +82,9 @@ fn of_projection(p: &VolumeProjection, at: &str, out: &mut Vec<Refusal>) {
     }
     if let Some(s) = &p.cluster_trust_bundle {
         trust_bundle(s, &format!("{at}.clusterTrustBundle"), out);
+    }
+    if let Some(s) = &p.pod_certificate {
+        certificate(s, &format!("{at}.podCertificate"), out);
     }
 }
 
@@ -185,7 +190,7 @@ rows!(projection, PROJECTION: VolumeProjection {
     cluster_trust_bundle = yes "projected_sources_are_joined_and_the_later_wins";
     config_map = yes "projected_sources_are_joined_and_the_later_wins";
     downward_api = yes "projected_sources_are_joined_and_the_later_wins";
-    pod_certificate = no "pod certificates are";
+    pod_certificate = yes "pod_certificates_have_a_file_per_part";
     secret = yes "projected_sources_are_joined_and_the_later_wins";
     service_account_token = yes "projected_sources_are_joined_and_the_later_wins";
 });
@@ -227,4 +232,15 @@ rows!(trust_bundle, TRUST_BUNDLE: ClusterTrustBundleProjection {
     path = yes "projected_sources_are_joined_and_the_later_wins";
     signer_name = yes "every_kind_of_reference_is_found";
     user = yes "projected_sources_are_joined_and_the_later_wins";
+});
+
+rows!(certificate, CERTIFICATE: PodCertificateProjection {
+    certificate_chain_path = yes "pod_certificates_have_a_file_per_part";
+    credential_bundle_path = yes "pod_certificates_have_a_file_per_part";
+    key_path = yes "pod_certificates_have_a_file_per_part";
+    key_type = part "pod_certificates_have_a_file_per_part", "RSA keys and P-521 are", |word: &String| KeyType::of(word).is_some();
+    max_expiration_seconds = yes "pod_certificates_have_a_file_per_part";
+    signer_name = yes "pod_certificates_have_a_file_per_part";
+    user = yes "pod_certificates_have_a_file_per_part";
+    user_annotations = yes "pod_certificates_have_a_file_per_part";
 });

@@ -3,19 +3,20 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, PodSpec, ProjectedVolumeSource, Secret,
-    VolumeProjection,
+    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, PodCertificateProjection, PodSpec,
+    ProjectedVolumeSource, Secret, VolumeProjection,
 };
 
 use super::volumes::fs_group_of;
 use super::{NodeFacts, Objects, Reason, downward, env};
+use crate::certificate::{self, Part};
 use crate::needs;
 use crate::pod;
 use crate::volume::{Content, File};
 
 const DEFAULT_MODE: u32 = 0o644;
-/// A token is for one user: the pod's only one, or the group of fsGroup.
-const TOKEN_MODE: u32 = 0o600;
+/// A token or a key is for one user: the pod's only one, or the group of fsGroup.
+const NARROW_MODE: u32 = 0o600;
 
 /// Mode and owner of files that say nothing themselves.
 #[derive(Clone, Copy)]
@@ -134,13 +135,55 @@ impl Files<'_> {
         Ok(files)
     }
 
-    pub fn projected(&self, source: &ProjectedVolumeSource) -> Result<Vec<File>, Reason> {
+    pub fn projected(
+        &self,
+        volume: &str,
+        source: &ProjectedVolumeSource,
+    ) -> Result<Vec<File>, Reason> {
         let defaults = Defaults::new(source.default_mode, source.default_user);
         let mut files = Vec::new();
-        for one in source.sources.iter().flatten() {
-            files.extend(self.projection(one, defaults)?);
+        for (place, one) in source.sources.iter().flatten().enumerate() {
+            match &one.pod_certificate {
+                Some(wanted) => files.extend(self.certificate(volume, place, wanted, defaults)?),
+                None => files.extend(self.projection(one, defaults)?),
+            }
         }
         Ok(files)
+    }
+
+    /// Key and chain of one source: in one file, in two, or both ways.
+    fn certificate(
+        &self,
+        volume: &str,
+        place: usize,
+        wanted: &PodCertificateProjection,
+        defaults: Defaults,
+    ) -> Result<Vec<File>, Reason> {
+        let spec = pod::spec(self.pod);
+        let Some(request) = certificate::request(spec, volume, place, wanted) else {
+            let text = format!("this node cannot make keys of type {:?}", wanted.key_type);
+            return Err(Reason::new("FailedMount", text));
+        };
+        let user = |user: i64| u32::try_from(user).ok();
+        let uid = wanted.user.and_then(user).or(defaults.uid);
+        let uid = uid.or_else(|| only_user(spec).and_then(user));
+        let narrow = uid.is_some() || fs_group_of(spec).is_some();
+        let parts = [
+            (&wanted.credential_bundle_path, Part::Bundle),
+            (&wanted.key_path, Part::Key),
+            (&wanted.certificate_chain_path, Part::Chain),
+        ];
+        let named = parts
+            .into_iter()
+            .filter_map(|(path, part)| Some((path.clone().filter(|p| !p.is_empty())?, part)));
+        Ok(named
+            .map(|(path, part)| File {
+                path,
+                content: Content::Certificate(request.clone(), part),
+                mode: if narrow { NARROW_MODE } else { defaults.mode },
+                uid,
+            })
+            .collect())
     }
 
     fn projection(&self, one: &VolumeProjection, defaults: Defaults) -> Result<Vec<File>, Reason> {
@@ -169,7 +212,7 @@ impl Files<'_> {
             return Ok(vec![File {
                 path: t.path.clone(),
                 content: Content::Token(needs::token_request(spec, t)),
-                mode: if narrow { TOKEN_MODE } else { defaults.mode },
+                mode: if narrow { NARROW_MODE } else { defaults.mode },
                 uid: user.or(defaults.uid),
             }]);
         }

@@ -50,7 +50,7 @@ fn volume(pod: &Pod, v: &ApiVolume, objects: &Objects, node: &NodeFacts) -> Resu
             files.downward(source.items.as_deref(), mode)?,
         )
     } else if let Some(source) = &v.projected {
-        payload(FilesSource::Projected, files.projected(source)?)
+        payload(FilesSource::Projected, files.projected(&v.name, source)?)
     } else if let Some(source) = &v.image {
         image(source)?
     } else {

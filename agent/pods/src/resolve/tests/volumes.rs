@@ -32,6 +32,16 @@ fn show(f: &File) -> String {
             "token of {} for {:?}, {} s",
             t.service_account, t.audience, t.expiration_seconds
         ),
+        Content::Certificate(c, part) => format!(
+            "{part:?} of {}[{}]: {} {:?} for {} {:?} {:?}",
+            c.volume,
+            c.source,
+            c.signer,
+            c.key_type,
+            c.service_account,
+            c.max_expiration_seconds,
+            c.annotations
+        ),
     };
     let owner = f.uid.map_or("root".to_owned(), |u| u.to_string());
     format!("{} {:o} {owner} {content}", f.path, f.mode)
@@ -154,6 +164,50 @@ fn projected_sources_are_joined_and_the_later_wins() {
             "token 440 5 token of default for \"\", 3600 s"
         ]
     );
+}
+
+#[test]
+fn pod_certificates_have_a_file_per_part() {
+    let source = |more: &str| {
+        format!(
+            r#""projected": {{"sources": [{{"configMap": {{"name": "cm"}}}}, {{"podCertificate": {{
+                "signerName": "example.com/s", {more}}}}}]}}"#
+        )
+    };
+    let of_certificate = |spec: &str, more: &str| -> Vec<String> {
+        let VolumePlan::Files { files, .. } = of(spec, &source(more), &node()).unwrap().plan else {
+            panic!("a projected volume has files");
+        };
+        let made = files
+            .iter()
+            .filter(|f| matches!(f.content, Content::Certificate(..)));
+        made.map(show).collect()
+    };
+    assert_eq!(
+        of_certificate(
+            r#""serviceAccountName": "robot","#,
+            r#""keyType": "ECDSAP256", "credentialBundlePath": "b.pem", "keyPath": "k.pem", "certificateChainPath": "c.pem""#
+        ),
+        [
+            "b.pem 644 root Bundle of v[1]: example.com/s EcdsaP256 for robot None {}",
+            "c.pem 644 root Chain of v[1]: example.com/s EcdsaP256 for robot None {}",
+            "k.pem 644 root Key of v[1]: example.com/s EcdsaP256 for robot None {}",
+        ]
+    );
+    let more = r#""keyType": "ED25519", "credentialBundlePath": "b.pem", "maxExpirationSeconds": 3600, "userAnnotations": {"example.com/a": "1"}"#;
+    let expected = |mode: &str| {
+        [format!(
+            "b.pem {mode} Bundle of v[1]: example.com/s Ed25519 for default Some(3600) {{\"example.com/a\": \"1\"}}"
+        )]
+    };
+    let user = r#""securityContext": {"runAsUser": 7},"#;
+    assert_eq!(of_certificate(user, more), expected("600 7"));
+    let owned = format!(r#"{more}, "user": 9"#);
+    assert_eq!(of_certificate(user, &owned), expected("600 9"));
+    let group = r#""securityContext": {"fsGroup": 7},"#;
+    assert_eq!(of_certificate(group, more), expected("600 root"));
+    let rsa = source(r#""keyType": "RSA3072", "keyPath": "k.pem""#);
+    assert!(of("", &rsa, &node()).is_err());
 }
 
 #[test]
