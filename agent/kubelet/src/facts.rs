@@ -14,6 +14,11 @@ use tokio::time::Instant;
 use crate::node::Node;
 
 const EVERY: Duration = Duration::from_secs(5);
+/// While a node waits for its runtime or its network, every second counts: it is not Ready before this loop has seen them.
+const SOON: Duration = Duration::from_millis(300);
+/// For so long. What has not come by then will not come for being asked often.
+const HASTE: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_secs(1);
 const IMAGES_EVERY: Duration = Duration::from_secs(60);
 
 /// For node conditions, nodeInfo, runtimeHandlers, features, images.
@@ -73,16 +78,17 @@ pub async fn run(
             let (new, next) = match result {
                 Ok(new) => {
                     memory.down_since = None;
-                    (new, Next::ok("", Some(EVERY)))
+                    let ready = new.runtime == Condition::Ok && new.network == Condition::Ok;
+                    let pause = memory.pause(ready, EVERY);
+                    (new, Next::ok("", Some(pause)))
                 }
                 Err(error) => {
                     let since = *memory.down_since.get_or_insert_with(Instant::now);
                     let long = since.elapsed() >= node.settings.runtime_grace;
                     let text = error.to_string();
-                    (
-                        down(&old, long, &text),
-                        Next::failed(text, Duration::from_secs(1)),
-                    )
+                    // One that was there and is away is not asked for in haste: its restart takes what it takes.
+                    let pause = memory.pause(old.heard, RETRY);
+                    (down(&old, long, &text), Next::failed(text, pause))
                 }
             };
             facts.send_if_modified(|facts| {
@@ -101,6 +107,20 @@ struct Memory {
     down_since: Option<Instant>,
     images: Arc<Vec<NodeImage>>,
     images_at: Option<Instant>,
+    /// When the wait for a runtime and a network that are ready began.
+    waiting_since: Option<Instant>,
+}
+
+impl Memory {
+    /// How long until the next look: `usual`, or soon while something is waited for.
+    fn pause(&mut self, settled: bool, usual: Duration) -> Duration {
+        if settled {
+            self.waiting_since = None;
+            return usual;
+        }
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        if since.elapsed() < HASTE { SOON } else { usual }
+    }
 }
 
 async fn ask(node: &Node, memory: &mut Memory) -> kedge_cri::Result<RuntimeFacts> {
@@ -166,6 +186,38 @@ fn image(image: v1::Image) -> NodeImage {
 mod tests {
     use super::*;
     use crate::testing::Rig;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_starting_runtime_and_its_network_are_seen_soon_and_not_asked_for_ever() {
+        let rig = Rig::new("facts-soon");
+        rig.fake.set_down(true);
+        rig.fake.set_network_ready(false);
+        let (sender, facts) = watch::channel(RuntimeFacts::default());
+        let mut tasks = kedge_tasks::Tasks::new("test");
+        let stop = tasks.stop();
+        let node = rig.node.clone();
+        tasks.spawn("facts", run(node, sender, Registry::default(), stop));
+        tokio::time::sleep(Duration::from_millis(2050)).await;
+        rig.fake.set_down(false);
+        tokio::time::sleep(SOON).await;
+        assert!(facts.borrow().heard);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        rig.fake.set_network_ready(true);
+        tokio::time::sleep(SOON).await;
+        assert_eq!(facts.borrow().network, Condition::Ok);
+        let asked = |seconds: u64| {
+            let before = rig.fake.calls("Status");
+            let fake = rig.fake.clone();
+            async move {
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                fake.calls("Status") - before
+            }
+        };
+        assert!(asked(60).await <= 13, "at rest");
+        rig.fake.set_network_ready(false);
+        tokio::time::sleep(EVERY + HASTE).await;
+        assert!(asked(60).await <= 13, "a network that does not come");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_short_absence_of_the_runtime_is_not_reported_and_a_long_one_is() {
