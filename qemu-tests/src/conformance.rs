@@ -16,7 +16,7 @@ pub mod table;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 
@@ -117,15 +117,17 @@ pub fn run(
         .filter(decided)
         .map(|outcome| outcome.name.clone())
         .collect();
-    let judge = Judge {
+    let mut judge = Judge {
         cluster,
         parts,
         directory: &directory,
-        deadline: options.minutes.map(|minutes| {
-            std::time::Instant::now() + std::time::Duration::from_secs(60 * minutes)
-        }),
+        deadline: None,
     };
     judge.prepare()?;
+    // Minutes of tests, not of waiting for the cluster's DNS.
+    judge.deadline = options
+        .minutes
+        .map(|minutes| Instant::now() + Duration::from_secs(60 * minutes));
     for pass in plan::passes(&tests, &done, options.procs) {
         if !judge.late() {
             judge.run(&pass, &mut journal, progress)?;

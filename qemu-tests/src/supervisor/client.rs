@@ -199,6 +199,11 @@ impl Client {
     /// Stops the cluster and waits until the supervisor is gone.
     pub fn stop(&self) -> Result<()> {
         self.request(&Request::Stop)?;
+        self.wait_gone()
+    }
+
+    /// Waits until a supervisor that was told to end, or that lost its holder, is gone. No error where none ran.
+    pub fn wait_gone(&self) -> Result<()> {
         let deadline = Instant::now() + START_DEADLINE;
         while self.dirs.run().exists() {
             if Instant::now() > deadline {
