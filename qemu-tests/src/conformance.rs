@@ -1,7 +1,7 @@
 //! `cargo rig conformance`: upstream's own tests against the nodes of a cluster, and what they say in one table.
 //!
 //! In: [`Options`], a running cluster or the parts for one. Out: the table on standard output; `results.jsonl`, `summary.json`,
-//! `junit.xml` and ginkgo's logs below `target/conformance/BUILD`; the verdict. [`catalogue`], [`plan`], [`report`], [`results`] and
+//! `junit.xml` and ginkgo's logs below `target/conformance/BUILD` (or a directory of its own there: [`place`]); the verdict. [`catalogue`], [`plan`], [`report`], [`results`] and
 //! [`table`] are pure; [`judge`] runs the programs. Absent: any judgement of its own about a test.
 
 pub mod catalogue;
@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
 
 use crate::artefacts::{self, Artefacts};
 use crate::cluster::Cluster;
@@ -102,9 +103,17 @@ pub fn run(
     judge::check_images(parts)?;
     let build = build(cluster, parts, &options.node_software)?;
     let root = artefacts::target_directory(&artefacts::workspace()?).join("conformance");
-    let directory = root.join(build.id());
+    let whole = root.join(build.id());
+    fetch_kept(&whole, &build)?;
+    // A journal that cannot be read is renamed by a new one, not lost.
+    let known = results::read(&whole.join(results::JOURNAL))
+        .map(|(_, outcomes)| outcomes.into_keys().collect())
+        .unwrap_or_default();
+    let directory = match place(&tests, &known, options) {
+        Place::Build => whole,
+        Place::Part(name) => whole.join(name),
+    };
     let mut journal = if options.resume {
-        fetch_kept(&directory, &build)?;
         Journal::resume(&directory, &build)?
     } else {
         Journal::create(&directory, &build)?
@@ -133,7 +142,34 @@ pub fn run(
             judge.run(&pass, &mut journal, progress)?;
         }
     }
-    finish(&root, &directory, build, &tests, &journal, options)
+    finish(
+        &root, &directory, build, &catalogue, &tests, &journal, options,
+    )
+}
+
+/// Which results a run writes.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    /// Those of the whole build.
+    Build,
+    /// A directory of its own below them.
+    Part(String),
+}
+
+/// CI's shard is by itself always. Another run goes on with the build's results (`--resume`) or begins them anew, unless `known`, the tests
+/// that have a verdict there, are more than this run's: then what it brings is put beside them.
+fn place(tests: &[&Test], known: &BTreeSet<String>, options: &Options) -> Place {
+    let fixed = !options.selection.names.is_empty();
+    if fixed && options.selection.focus.is_none() {
+        return Place::Part("ci".to_owned());
+    }
+    let chosen: BTreeSet<&str> = tests.iter().map(|test| test.name.as_str()).collect();
+    if !fixed && (options.resume || known.iter().all(|name| chosen.contains(name.as_str()))) {
+        return Place::Build;
+    }
+    let names: Vec<&str> = chosen.into_iter().collect();
+    let hash = Sha256::digest(names.join("\n"));
+    Place::Part(format!("part-{}", crate::pki::hex(&hash[..4])))
 }
 
 /// A run takes hours and a machine may be gone before it ends: journals that were committed are gone on with on another.
@@ -155,6 +191,7 @@ fn finish(
     root: &Path,
     directory: &Path,
     build: Build,
+    catalogue: &Catalogue,
     tests: &[&Test],
     journal: &Journal,
     options: &Options,
@@ -183,8 +220,12 @@ fn finish(
         build,
     };
     let junit = directory.join("junit.xml");
-    fs::write(&junit, result.junit(&summary.build.id()))
-        .with_context(|| format!("write {}", junit.display()))?;
+    let text = table::Result {
+        tests: reported(catalogue, tests, journal),
+        ..result.clone()
+    }
+    .junit(&summary.build.id());
+    fs::write(&junit, text).with_context(|| format!("write {}", junit.display()))?;
     print!("{}\n{}", result.failures(), result.table());
     print!("{}", result.passed_later());
     println!(
@@ -201,6 +242,15 @@ fn finish(
     }
     summary.write(&directory.join(results::SUMMARY))?;
     Ok(result.counts())
+}
+
+/// JUnit is made of the whole journal: this run's tests, and those that have a verdict from earlier ones.
+fn reported<'a>(catalogue: &'a Catalogue, tests: &[&Test], journal: &Journal) -> Vec<&'a Test> {
+    let chosen: BTreeSet<&str> = tests.iter().map(|test| test.name.as_str()).collect();
+    let known = |test: &&Test| {
+        chosen.contains(test.name.as_str()) || journal.outcomes.contains_key(&test.name)
+    };
+    catalogue.tests.iter().filter(known).collect()
 }
 
 /// What the results will be said of.
@@ -291,4 +341,69 @@ fn summaries(root: &Path) -> Result<Vec<(PathBuf, Summary)>> {
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::results::tests::{build, outcome};
+    use super::*;
+
+    fn catalogue() -> Catalogue {
+        Catalogue::parse("class\tsig\tflags\tname\na\ts\t.\tone\na\ts\t.\ttwo\nb\ts\t.\tthree\n")
+            .unwrap()
+    }
+
+    fn options(resume: bool, names: &'static [&'static str]) -> Options {
+        Options {
+            selection: Selection {
+                names,
+                ..Selection::default()
+            },
+            resume,
+            again: false,
+            procs: 1,
+            node_software: "kedge".into(),
+            baseline: None,
+            minutes: None,
+        }
+    }
+
+    #[test]
+    fn a_part_of_the_tests_does_not_replace_more() {
+        let catalogue = catalogue();
+        let tests: Vec<&Test> = catalogue.tests.iter().take(2).collect();
+        let known = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let place = |tests: &[&Test], names: &[&str], resume| {
+            super::place(tests, &known(names), &options(resume, &[]))
+        };
+        assert_eq!(place(&tests, &[], false), Place::Build);
+        assert_eq!(place(&tests, &["one", "two"], false), Place::Build);
+        assert_eq!(place(&tests, &["one", "three"], true), Place::Build);
+        let beside = place(&tests, &["one", "three"], false);
+        assert!(matches!(&beside, Place::Part(name) if name.starts_with("part-")));
+        assert_ne!(beside, place(&tests[..1], &["one", "three"], false));
+        // The same again goes to the same place.
+        assert_eq!(beside, place(&tests, &["three"], false));
+        for resume in [false, true] {
+            let ci = super::place(&tests, &known(&[]), &options(resume, &["one", "two"]));
+            assert_eq!(ci, Place::Part("ci".into()));
+        }
+    }
+
+    #[test]
+    fn junit_has_the_verdicts_of_earlier_runs_too() {
+        let catalogue = catalogue();
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(directory.path(), &build("i")).unwrap();
+        journal.add(&outcome("three", State::Passed)).unwrap();
+        journal
+            .add(&outcome("no longer a test", State::Passed))
+            .unwrap();
+        let tests: Vec<&Test> = catalogue.tests.iter().take(1).collect();
+        let names: Vec<&str> = reported(&catalogue, &tests, &journal)
+            .iter()
+            .map(|test| test.name.as_str())
+            .collect();
+        assert_eq!(names, ["one", "three"]);
+    }
 }

@@ -55,12 +55,15 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// A new journal; one that is there is kept under another name.
+    /// A new journal; one that is there is kept under another name, and so are those that were kept before.
     pub fn create(directory: &Path, build: &Build) -> Result<Self> {
         fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
         let path = directory.join(JOURNAL);
         if path.exists() {
-            let old = directory.join(format!("{JOURNAL}.before"));
+            let old = (1..)
+                .map(|number| directory.join(format!("{JOURNAL}.before-{number}")))
+                .find(|old| !old.exists())
+                .context("no name is left for the old journal")?;
             fs::rename(&path, &old).with_context(|| format!("rename to {}", old.display()))?;
         }
         let mut file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
@@ -134,6 +137,14 @@ impl Journal {
         self.outcomes.insert(outcome.name.clone(), outcome.clone());
         Ok(())
     }
+}
+
+/// A journal's build and the last word about each test.
+pub fn read(path: &Path) -> Result<(Build, BTreeMap<String, Outcome>)> {
+    fs::read_to_string(path)
+        .context("read it")
+        .and_then(|text| parse(&text))
+        .with_context(|| format!("journal {}", path.display()))
 }
 
 fn parse(text: &str) -> Result<(Build, BTreeMap<String, Outcome>)> {
@@ -271,8 +282,12 @@ pub(super) mod tests {
         assert_eq!(journal.outcomes.len(), 3);
         let error = Journal::resume(directory.path(), &build("j")).unwrap_err();
         assert!(error.to_string().contains("another build"), "{error}");
-        let journal = Journal::create(directory.path(), &build("j")).unwrap();
-        assert!(journal.outcomes.is_empty());
+        for number in 1..=2 {
+            let journal = Journal::create(directory.path(), &build("j")).unwrap();
+            assert!(journal.outcomes.is_empty());
+            let old = directory.path().join(format!("{JOURNAL}.before-{number}"));
+            assert_eq!(read(&old).unwrap().1.len(), [3, 0][number - 1]);
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::report::{Outcome, State};
 use super::results::Comparison;
 
 /// Tests and their outcomes, ready to be shown.
+#[derive(Clone)]
 pub struct Result<'a> {
     pub tests: Vec<&'a Test>,
     pub outcomes: &'a BTreeMap<String, Outcome>,
