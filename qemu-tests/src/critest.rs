@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::afterwards::Afterwards;
 use crate::api::text_at;
 use crate::artefacts;
 use crate::cluster::Cluster;
@@ -63,9 +64,16 @@ pub fn run(
         })
         .context("serve the test images")?;
     remove(cluster)?;
+    // The pod is privileged and a cluster that was there before goes on: it is deleted also after an error, and when this process is killed.
+    let words = [
+        &["-n", NAMESPACE, "delete", "pod", POD][..],
+        &["--ignore-not-found", "--grace-period=1", "--wait=false"],
+    ];
+    let deleted = Afterwards::run(&cluster.kubectl_command(&words.concat()))?;
     cluster.apply(&objects(node, options.focus.as_deref()).to_string())?;
     let log = finished_log(cluster, progress)?;
     remove(cluster)?;
+    drop(deleted);
     let (words, report) = log
         .split_once(MARK)
         .with_context(|| format!("critest left no report; its last words:\n{}", tail(&log)))?;

@@ -6,6 +6,7 @@
 //! Absent: Docker, libvirt, named network namespaces, mounts on the host, anything that survives the rig's own processes.
 
 pub mod accel;
+pub mod afterwards;
 pub mod api;
 pub mod approver;
 pub mod artefacts;
