@@ -39,7 +39,7 @@ const SUITE_HOURS: u64 = 2;
 const END_DEADLINE: Duration = Duration::from_secs(SUITE_HOURS * 3600 + 15 * 60);
 
 pub struct Options {
-    /// The first node of the cluster unless named.
+    /// The first that runs Kedge unless named.
     pub node: Option<String>,
     pub focus: Option<String>,
 }
@@ -51,12 +51,12 @@ pub fn run(
     options: &Options,
     progress: &Progress,
 ) -> Result<bool> {
-    let nodes = &cluster.description.nodes;
-    let node = match &options.node {
-        Some(node) if nodes.contains(node) => node,
-        Some(node) => bail!("no node {node:?} (there are: {})", nodes.join(", ")),
-        None => nodes.first().context("the cluster has no nodes")?,
-    };
+    let description = &cluster.description;
+    let node = choose(
+        &description.nodes,
+        &description.twins,
+        options.node.as_deref(),
+    )?;
     cluster
         .client
         .request(&Request::Images {
@@ -110,6 +110,30 @@ pub fn run(
         && outcomes
             .iter()
             .all(|outcome| outcome.state == State::Passed))
+}
+
+/// The node that was named, or the first that will do. A machine with upstream's software has the runtime, but not the runtime's settings and
+/// plugins of the image that results are filed under.
+fn choose<'a>(nodes: &'a [String], twins: &[String], wanted: Option<&str>) -> Result<&'a str> {
+    let ours: Vec<&str> = nodes
+        .iter()
+        .filter(|node| !twins.contains(node))
+        .map(String::as_str)
+        .collect();
+    let Some(first) = ours.first() else {
+        bail!("no node of this cluster runs the image as shipped: `cargo rig down`, then again");
+    };
+    let Some(wanted) = wanted else {
+        return Ok(first);
+    };
+    match ours.iter().find(|node| **node == wanted) {
+        Some(node) => Ok(node),
+        None if twins.iter().any(|twin| twin == wanted) => bail!(
+            "{wanted} runs upstream's software, not the image as shipped (that do: {})",
+            ours.join(", ")
+        ),
+        None => bail!("no node {wanted:?} (there are: {})", nodes.join(", ")),
+    }
 }
 
 /// A run of some tests does not replace one of all.
@@ -339,6 +363,25 @@ mod tests {
                  why (validate/x.go:1)
         "#]]
         .assert_eq(&failures(&outcomes));
+    }
+
+    #[test]
+    fn a_node_with_upstreams_software_is_not_judged_as_the_image() {
+        let names = |names: &[&str]| -> Vec<String> {
+            names.iter().map(|name| (*name).to_owned()).collect()
+        };
+        let (nodes, twins) = (names(&["node1", "node2"]), names(&["node1"]));
+        let text = |wanted, twins: &[String]| match choose(&nodes, twins, wanted) {
+            Ok(node) => node.to_owned(),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(text(None, &[]), "node1");
+        assert_eq!(text(None, &twins), "node2");
+        assert_eq!(text(Some("node2"), &twins), "node2");
+        assert!(text(Some("node1"), &twins).contains("node1 runs upstream's software"));
+        assert!(text(None, &nodes).contains("no node of this cluster"));
+        assert!(text(Some("node3"), &twins).contains("no node \"node3\""));
+        assert!(choose(&[], &[], None).is_err());
     }
 
     #[test]
