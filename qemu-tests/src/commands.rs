@@ -72,12 +72,16 @@ fn attached() -> Result<Cluster> {
 
 fn up(args: &UpArgs) -> Result<()> {
     let dirs = Dirs::from_environment()?;
+    let software = args.mix();
     if Client::new(&dirs).running().is_some() {
+        let there = Cluster::attach(&dirs)?.description;
+        software
+            .check(&there.nodes, &there.twins)
+            .context("a cluster runs already")?;
         println!("A cluster runs already.\n");
         return status();
     }
     ns::check()?;
-    let software = args.mix();
     let progress = Progress::new(artefacts::steps() + up::STEPS);
     let mut artefacts = artefacts::build(Profile::Story, &progress)?;
     if software != Mix::Kedge {
