@@ -6,6 +6,7 @@
 
 pub mod catalogue;
 pub mod ci;
+mod earlier;
 pub mod judge;
 pub mod parts;
 pub mod plan;
@@ -113,6 +114,7 @@ pub fn run(
         Place::Build => whole,
         Place::Part(name) => whole.join(name),
     };
+    let before = Before::read(&root, &build, options, progress)?;
     let mut journal = if options.resume {
         Journal::resume(&directory, &build)?
     } else {
@@ -142,9 +144,7 @@ pub fn run(
             judge.run(&pass, &mut journal, progress)?;
         }
     }
-    finish(
-        &root, &directory, build, &catalogue, &tests, &journal, options,
-    )
+    finish(&directory, build, before, &catalogue, &tests, &journal)
 }
 
 /// Which results a run writes.
@@ -187,23 +187,41 @@ fn fetch_kept(directory: &Path, build: &Build) -> Result<()> {
     Ok(())
 }
 
+/// What a run needs of earlier ones, read before it takes hours.
+struct Before {
+    excused: BTreeSet<String>,
+    baseline: Option<(PathBuf, Summary)>,
+}
+
+impl Before {
+    fn read(root: &Path, build: &Build, options: &Options, progress: &Progress) -> Result<Self> {
+        let kept = artefacts::workspace()?.join(KEPT);
+        let earlier = earlier::Earlier::read(root, &kept)?;
+        for error in &earlier.unreadable {
+            progress.say(&format!("passed over: {error}"));
+        }
+        Ok(Self {
+            excused: earlier.excused(&build.suite),
+            baseline: match &options.baseline {
+                Some(path) => Some((path.clone(), Summary::read(path)?)),
+                None => earlier.newest(build),
+            },
+        })
+    }
+}
+
 fn finish(
-    root: &Path,
     directory: &Path,
     build: Build,
+    before: Before,
     catalogue: &Catalogue,
     tests: &[&Test],
     journal: &Journal,
-    options: &Options,
 ) -> Result<Counts> {
     let result = table::Result {
         tests: tests.to_vec(),
         outcomes: &journal.outcomes,
-        excused: excused(root, &build)?,
-    };
-    let before = match &options.baseline {
-        Some(path) => Some((path.clone(), Summary::read(path)?)),
-        None => newest(root, &build)?,
+        excused: before.excused,
     };
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -234,7 +252,7 @@ fn finish(
         summary.build.version,
         summary.load
     );
-    if let Some((path, before)) = &before {
+    if let Some((path, before)) = &before.baseline {
         print!(
             "{}",
             table::comparison(&compare(before, &summary), &path.display().to_string())
@@ -304,43 +322,6 @@ fn without_agent(artefacts: &Artefacts) -> Result<String> {
         root.join("containerd.toml"),
         root.join("services"),
     ])
-}
-
-/// Tests that any recorded run on the upstream node skipped, by the same suite.
-fn excused(root: &Path, build: &Build) -> Result<BTreeSet<String>> {
-    let mut names = BTreeSet::new();
-    for (_, summary) in summaries(root)? {
-        if summary.build.node_software == "upstream" && summary.build.suite == build.suite {
-            let skipped = summary
-                .outcomes
-                .into_iter()
-                .filter(|outcome| outcome.state == State::Skipped);
-            names.extend(skipped.map(|outcome| outcome.name));
-        }
-    }
-    Ok(names)
-}
-
-/// The latest summary of the same node software: an earlier one of this build, or of another.
-fn newest(root: &Path, build: &Build) -> Result<Option<(PathBuf, Summary)>> {
-    let all = summaries(root)?.into_iter();
-    Ok(all
-        .filter(|(_, summary)| summary.build.node_software == build.node_software)
-        .max_by_key(|(_, summary)| summary.finished))
-}
-
-fn summaries(root: &Path) -> Result<Vec<(PathBuf, Summary)>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(root).with_context(|| format!("list {}", root.display()))? {
-        let path = entry
-            .with_context(|| format!("list {}", root.display()))?
-            .path()
-            .join(results::SUMMARY);
-        if path.is_file() {
-            found.push((path.clone(), Summary::read(&path)?));
-        }
-    }
-    Ok(found)
 }
 
 #[cfg(test)]
