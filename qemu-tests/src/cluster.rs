@@ -22,6 +22,7 @@ use crate::qemu::{Accel, Vm};
 use crate::seed::{self, NodeConfig};
 use crate::supervisor::client::Client;
 use crate::supervisor::protocol::Request;
+use crate::tied;
 use crate::twin::{self, Software, config::Twin};
 
 pub const NODE_MEMORY_MIB: u32 = 512;
@@ -340,7 +341,7 @@ fn description_path(dirs: &Dirs) -> PathBuf {
 
 /// A copy that keeps holes, shared where the file system can.
 pub(crate) fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
-    let output = Command::new("cp")
+    let output = tied::command("cp")
         .args(["--sparse=always", "--reflink=auto"])
         .arg(from)
         .arg(to)

@@ -38,6 +38,7 @@ pub mod sntp;
 pub mod stories;
 pub mod supervisor;
 pub mod testimages;
+pub mod tied;
 pub mod trace;
 pub mod twin;
 pub mod up;

@@ -17,7 +17,7 @@ use crate::dirs::Dirs;
 use crate::progress::Progress;
 use crate::stories::{self, Story, Tally};
 use crate::supervisor::client::Client;
-use crate::{deps, up};
+use crate::{deps, tied, up};
 
 const ARM: &str = "aarch64-unknown-linux-musl";
 /// Crates without a kernel or a network under them: their tests run anywhere, also emulated.
@@ -238,7 +238,7 @@ fn emulator() -> &'static str {
 }
 
 fn cargo_command(root: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(cargo());
+    let mut command = tied::command(cargo());
     command.args(arguments).current_dir(root);
     command
 }
