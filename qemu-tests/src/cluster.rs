@@ -47,6 +47,9 @@ pub struct Description {
     pub size: Size,
     /// The node machines carry the probe volume.
     pub probe: bool,
+    /// [`crate::fingerprint::settings`] when it was made. A cluster of an older rig does not tell.
+    #[serde(default)]
+    pub settings: Option<String>,
 }
 
 /// What each machine has of memory and CPUs, and the kubelet's limit of pods.

@@ -23,14 +23,14 @@ use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 use crate::artefacts::{self, Artefacts};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Description};
 use crate::progress::Progress;
 use catalogue::{Catalogue, Test};
 use judge::Judge;
 use parts::Parts;
 use plan::Selection;
 use report::State;
-use results::{Build, Journal, Summary, compare};
+use results::{Build, Ground, Journal, Summary, compare};
 use table::Counts;
 
 /// Nodes of a conformance cluster: images of tests are larger than those of stories, and a dozen pods run at once.
@@ -121,6 +121,12 @@ pub fn run(
         Journal::create(&directory, &build)?
     };
     progress.say(&format!("results: {}", directory.display()));
+    if let (None, Some(ground)) = (&journal.build.ground, &build.ground) {
+        progress.say(&format!(
+            "its {} verdicts are of an older rig and do not tell on what nodes; what comes is of {ground}",
+            journal.outcomes.len()
+        ));
+    }
     let decided = |outcome: &&report::Outcome| !(options.again && outcome.state == State::Failed);
     let done: BTreeSet<String> = journal
         .outcomes
@@ -247,9 +253,15 @@ fn finish(
     print!("{}\n{}", result.failures(), result.table());
     print!("{}", result.passed_later());
     println!(
-        "build {} ({}), load {}",
+        "build {} ({}){}, load {}",
         summary.build.id(),
         summary.build.version,
+        summary
+            .build
+            .ground
+            .as_ref()
+            .map(|ground| format!(", {ground}"))
+            .unwrap_or_default(),
         summary.load
     );
     if let Some((path, before)) = &before.baseline {
@@ -305,6 +317,17 @@ fn build(cluster: &Cluster, parts: &Parts, node_software: &str) -> Result<Build>
         },
         test_images: name(&parts.images)?,
         suite: suite.trim_start_matches("e2e.test-").to_owned(),
+        ground: ground(&cluster.description),
+    })
+}
+
+fn ground(description: &Description) -> Option<Ground> {
+    Some(Ground {
+        nodes: description.nodes.len(),
+        memory_mib: description.size.memory_mib,
+        cpus: description.size.cpus,
+        max_pods: description.size.max_pods,
+        settings: description.settings.clone()?,
     })
 }
 

@@ -23,6 +23,7 @@ pub mod deps;
 pub mod dhcp;
 pub mod dirs;
 pub mod exposition;
+pub mod fingerprint;
 pub mod http;
 pub mod oci;
 pub mod pki;
