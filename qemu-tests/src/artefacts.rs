@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::progress::Progress;
 use crate::qemu::Accel;
-use crate::{accel, debian, deps, oci, upstream};
+use crate::{accel, debian, deps, oci, tied, upstream};
 
 pub const TARGET: &str = "x86_64-unknown-linux-musl";
 /// Node images kept in the cache besides the newest.
@@ -156,7 +156,7 @@ fn cargo_build(root: &Path, profile: Profile) -> Result<PathBuf> {
             "release"
         }
     };
-    let status = Command::new(cargo())
+    let status = tied::command(cargo())
         .args(&arguments)
         .current_dir(root)
         .status()
@@ -178,7 +178,7 @@ pub fn extra(name: &str, words: &[&str], directory: &str) -> Result<PathBuf> {
         words,
     ]
     .concat();
-    let status = Command::new(cargo())
+    let status = tied::command(cargo())
         .args(&arguments)
         .current_dir(&root)
         .status()

@@ -8,7 +8,6 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -21,7 +20,7 @@ use crate::dirs::Dirs;
 use crate::progress::Progress;
 use crate::supervisor::client::Client;
 use crate::supervisor::protocol::{Action, Request};
-use crate::{oci, testimages, up, upstream, wait};
+use crate::{oci, testimages, tied, up, upstream, wait};
 
 const VOLUME: &str = "data.img";
 const NODE: &str = "node1";
@@ -275,7 +274,7 @@ fn dd(operands: &[(&str, String)]) -> Result<()> {
 }
 
 fn run(program: &str, words: &[String]) -> Result<()> {
-    let output = Command::new(program)
+    let output = tied::command(program)
         .args(words)
         .output()
         .with_context(|| format!("run {program}"))?;

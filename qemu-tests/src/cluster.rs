@@ -22,6 +22,7 @@ use crate::qemu::{Accel, Vm};
 use crate::seed::{self, NodeConfig};
 use crate::supervisor::client::Client;
 use crate::supervisor::protocol::Request;
+use crate::tied;
 use crate::twin::{self, Software, config::Twin};
 
 pub const NODE_MEMORY_MIB: u32 = 512;
@@ -46,6 +47,9 @@ pub struct Description {
     pub size: Size,
     /// The node machines carry the probe volume.
     pub probe: bool,
+    /// [`crate::fingerprint::settings`] when it was made. A cluster of an older rig does not tell.
+    #[serde(default)]
+    pub settings: Option<String>,
 }
 
 /// What each machine has of memory and CPUs, and the kubelet's limit of pods.
@@ -340,7 +344,7 @@ fn description_path(dirs: &Dirs) -> PathBuf {
 
 /// A copy that keeps holes, shared where the file system can.
 pub(crate) fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
-    let output = Command::new("cp")
+    let output = tied::command("cp")
         .args(["--sparse=always", "--reflink=auto"])
         .arg(from)
         .arg(to)

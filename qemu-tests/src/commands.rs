@@ -72,12 +72,16 @@ fn attached() -> Result<Cluster> {
 
 fn up(args: &UpArgs) -> Result<()> {
     let dirs = Dirs::from_environment()?;
+    let software = args.mix();
     if Client::new(&dirs).running().is_some() {
+        let there = Cluster::attach(&dirs)?.description;
+        software
+            .check(&there.nodes, &there.twins)
+            .context("a cluster runs already")?;
         println!("A cluster runs already.\n");
         return status();
     }
     ns::check()?;
-    let software = args.mix();
     let progress = Progress::new(artefacts::steps() + up::STEPS);
     let mut artefacts = artefacts::build(Profile::Story, &progress)?;
     if software != Mix::Kedge {
@@ -123,16 +127,16 @@ fn test(args: &TestArgs) -> Result<ExitCode> {
     if wanted(Ring::Unit) {
         tally.add(rings::unit()?);
     }
+    // Before the stories: those take what time is left. Stories in a given cluster ask for no other one.
+    if wanted(Ring::Conformance) && !args.here {
+        tally.add(rings::conformance(&Dirs::from_environment()?)?);
+    }
     if wanted(Ring::Stories) {
         tally.add(rings::stories(
             chosen,
             &Dirs::from_environment()?,
             args.here,
         )?);
-    }
-    // Stories in a given cluster ask for no other one.
-    if wanted(Ring::Conformance) && !args.here {
-        tally.add(rings::conformance(&Dirs::from_environment()?)?);
     }
     println!("{tally}");
     Ok(if tally.failed == 0 {

@@ -1,11 +1,12 @@
 //! `cargo rig conformance`: upstream's own tests against the nodes of a cluster, and what they say in one table.
 //!
 //! In: [`Options`], a running cluster or the parts for one. Out: the table on standard output; `results.jsonl`, `summary.json`,
-//! `junit.xml` and ginkgo's logs below `target/conformance/BUILD`; the verdict. [`catalogue`], [`plan`], [`report`], [`results`] and
+//! `junit.xml` and ginkgo's logs below `target/conformance/BUILD` (or a directory of its own there: [`place`]); the verdict. [`catalogue`], [`plan`], [`report`], [`results`] and
 //! [`table`] are pure; [`judge`] runs the programs. Absent: any judgement of its own about a test.
 
 pub mod catalogue;
 pub mod ci;
+mod earlier;
 pub mod judge;
 pub mod parts;
 pub mod plan;
@@ -16,19 +17,20 @@ pub mod table;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
 
 use crate::artefacts::{self, Artefacts};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Description};
 use crate::progress::Progress;
 use catalogue::{Catalogue, Test};
 use judge::Judge;
 use parts::Parts;
 use plan::Selection;
 use report::State;
-use results::{Build, Journal, Summary, compare};
+use results::{Build, Ground, Journal, Summary, compare};
 use table::Counts;
 
 /// Nodes of a conformance cluster: images of tests are larger than those of stories, and a dozen pods run at once.
@@ -102,14 +104,29 @@ pub fn run(
     judge::check_images(parts)?;
     let build = build(cluster, parts, &options.node_software)?;
     let root = artefacts::target_directory(&artefacts::workspace()?).join("conformance");
-    let directory = root.join(build.id());
+    let whole = root.join(build.id());
+    fetch_kept(&whole, &build)?;
+    // A journal that cannot be read is renamed by a new one, not lost.
+    let known = results::read(&whole.join(results::JOURNAL))
+        .map(|(_, outcomes)| outcomes.into_keys().collect())
+        .unwrap_or_default();
+    let directory = match place(&tests, &known, options) {
+        Place::Build => whole,
+        Place::Part(name) => whole.join(name),
+    };
+    let before = Before::read(&root, &build, options, progress)?;
     let mut journal = if options.resume {
-        fetch_kept(&directory, &build)?;
         Journal::resume(&directory, &build)?
     } else {
         Journal::create(&directory, &build)?
     };
     progress.say(&format!("results: {}", directory.display()));
+    if let (None, Some(ground)) = (&journal.build.ground, &build.ground) {
+        progress.say(&format!(
+            "its {} verdicts are of an older rig and do not tell on what nodes; what comes is of {ground}",
+            journal.outcomes.len()
+        ));
+    }
     let decided = |outcome: &&report::Outcome| !(options.again && outcome.state == State::Failed);
     let done: BTreeSet<String> = journal
         .outcomes
@@ -117,21 +134,48 @@ pub fn run(
         .filter(decided)
         .map(|outcome| outcome.name.clone())
         .collect();
-    let judge = Judge {
+    let mut judge = Judge {
         cluster,
         parts,
         directory: &directory,
-        deadline: options.minutes.map(|minutes| {
-            std::time::Instant::now() + std::time::Duration::from_secs(60 * minutes)
-        }),
+        deadline: None,
     };
     judge.prepare()?;
+    // Minutes of tests, not of waiting for the cluster's DNS.
+    judge.deadline = options
+        .minutes
+        .map(|minutes| Instant::now() + Duration::from_secs(60 * minutes));
     for pass in plan::passes(&tests, &done, options.procs) {
         if !judge.late() {
             judge.run(&pass, &mut journal, progress)?;
         }
     }
-    finish(&root, &directory, build, &tests, &journal, options)
+    finish(&directory, build, before, &catalogue, &tests, &journal)
+}
+
+/// Which results a run writes.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    /// Those of the whole build.
+    Build,
+    /// A directory of its own below them.
+    Part(String),
+}
+
+/// CI's shard is by itself always. Another run goes on with the build's results (`--resume`) or begins them anew, unless `known`, the tests
+/// that have a verdict there, are more than this run's: then what it brings is put beside them.
+fn place(tests: &[&Test], known: &BTreeSet<String>, options: &Options) -> Place {
+    let fixed = !options.selection.names.is_empty();
+    if fixed && options.selection.focus.is_none() {
+        return Place::Part("ci".to_owned());
+    }
+    let chosen: BTreeSet<&str> = tests.iter().map(|test| test.name.as_str()).collect();
+    if !fixed && (options.resume || known.iter().all(|name| chosen.contains(name.as_str()))) {
+        return Place::Build;
+    }
+    let names: Vec<&str> = chosen.into_iter().collect();
+    let hash = Sha256::digest(names.join("\n"));
+    Place::Part(format!("part-{}", crate::pki::hex(&hash[..4])))
 }
 
 /// A run takes hours and a machine may be gone before it ends: journals that were committed are gone on with on another.
@@ -149,22 +193,41 @@ fn fetch_kept(directory: &Path, build: &Build) -> Result<()> {
     Ok(())
 }
 
+/// What a run needs of earlier ones, read before it takes hours.
+struct Before {
+    excused: BTreeSet<String>,
+    baseline: Option<(PathBuf, Summary)>,
+}
+
+impl Before {
+    fn read(root: &Path, build: &Build, options: &Options, progress: &Progress) -> Result<Self> {
+        let kept = artefacts::workspace()?.join(KEPT);
+        let earlier = earlier::Earlier::read(root, &kept)?;
+        for error in &earlier.unreadable {
+            progress.say(&format!("passed over: {error}"));
+        }
+        Ok(Self {
+            excused: earlier.excused(&build.suite),
+            baseline: match &options.baseline {
+                Some(path) => Some((path.clone(), Summary::read(path)?)),
+                None => earlier.newest(build),
+            },
+        })
+    }
+}
+
 fn finish(
-    root: &Path,
     directory: &Path,
     build: Build,
+    before: Before,
+    catalogue: &Catalogue,
     tests: &[&Test],
     journal: &Journal,
-    options: &Options,
 ) -> Result<Counts> {
     let result = table::Result {
         tests: tests.to_vec(),
         outcomes: &journal.outcomes,
-        excused: excused(root, &build)?,
-    };
-    let before = match &options.baseline {
-        Some(path) => Some((path.clone(), Summary::read(path)?)),
-        None => newest(root, &build)?,
+        excused: before.excused,
     };
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -181,17 +244,27 @@ fn finish(
         build,
     };
     let junit = directory.join("junit.xml");
-    fs::write(&junit, result.junit(&summary.build.id()))
-        .with_context(|| format!("write {}", junit.display()))?;
+    let text = table::Result {
+        tests: reported(catalogue, tests, journal),
+        ..result.clone()
+    }
+    .junit(&summary.build.id());
+    fs::write(&junit, text).with_context(|| format!("write {}", junit.display()))?;
     print!("{}\n{}", result.failures(), result.table());
     print!("{}", result.passed_later());
     println!(
-        "build {} ({}), load {}",
+        "build {} ({}){}, load {}",
         summary.build.id(),
         summary.build.version,
+        summary
+            .build
+            .ground
+            .as_ref()
+            .map(|ground| format!(", {ground}"))
+            .unwrap_or_default(),
         summary.load
     );
-    if let Some((path, before)) = &before {
+    if let Some((path, before)) = &before.baseline {
         print!(
             "{}",
             table::comparison(&compare(before, &summary), &path.display().to_string())
@@ -199,6 +272,15 @@ fn finish(
     }
     summary.write(&directory.join(results::SUMMARY))?;
     Ok(result.counts())
+}
+
+/// JUnit is made of the whole journal: this run's tests, and those that have a verdict from earlier ones.
+fn reported<'a>(catalogue: &'a Catalogue, tests: &[&Test], journal: &Journal) -> Vec<&'a Test> {
+    let chosen: BTreeSet<&str> = tests.iter().map(|test| test.name.as_str()).collect();
+    let known = |test: &&Test| {
+        chosen.contains(test.name.as_str()) || journal.outcomes.contains_key(&test.name)
+    };
+    catalogue.tests.iter().filter(known).collect()
 }
 
 /// What the results will be said of.
@@ -235,6 +317,17 @@ fn build(cluster: &Cluster, parts: &Parts, node_software: &str) -> Result<Build>
         },
         test_images: name(&parts.images)?,
         suite: suite.trim_start_matches("e2e.test-").to_owned(),
+        ground: ground(&cluster.description),
+    })
+}
+
+fn ground(description: &Description) -> Option<Ground> {
+    Some(Ground {
+        nodes: description.nodes.len(),
+        memory_mib: description.size.memory_mib,
+        cpus: description.size.cpus,
+        max_pods: description.size.max_pods,
+        settings: description.settings.clone()?,
     })
 }
 
@@ -254,39 +347,67 @@ fn without_agent(artefacts: &Artefacts) -> Result<String> {
     ])
 }
 
-/// Tests that any recorded run on the upstream node skipped, by the same suite.
-fn excused(root: &Path, build: &Build) -> Result<BTreeSet<String>> {
-    let mut names = BTreeSet::new();
-    for (_, summary) in summaries(root)? {
-        if summary.build.node_software == "upstream" && summary.build.suite == build.suite {
-            let skipped = summary
-                .outcomes
-                .into_iter()
-                .filter(|outcome| outcome.state == State::Skipped);
-            names.extend(skipped.map(|outcome| outcome.name));
+#[cfg(test)]
+mod tests {
+    use super::results::tests::{build, outcome};
+    use super::*;
+
+    fn catalogue() -> Catalogue {
+        Catalogue::parse("class\tsig\tflags\tname\na\ts\t.\tone\na\ts\t.\ttwo\nb\ts\t.\tthree\n")
+            .unwrap()
+    }
+
+    fn options(resume: bool, names: &'static [&'static str]) -> Options {
+        Options {
+            selection: Selection {
+                names,
+                ..Selection::default()
+            },
+            resume,
+            again: false,
+            procs: 1,
+            node_software: "kedge".into(),
+            baseline: None,
+            minutes: None,
         }
     }
-    Ok(names)
-}
 
-/// The latest summary of the same node software: an earlier one of this build, or of another.
-fn newest(root: &Path, build: &Build) -> Result<Option<(PathBuf, Summary)>> {
-    let all = summaries(root)?.into_iter();
-    Ok(all
-        .filter(|(_, summary)| summary.build.node_software == build.node_software)
-        .max_by_key(|(_, summary)| summary.finished))
-}
-
-fn summaries(root: &Path) -> Result<Vec<(PathBuf, Summary)>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(root).with_context(|| format!("list {}", root.display()))? {
-        let path = entry
-            .with_context(|| format!("list {}", root.display()))?
-            .path()
-            .join(results::SUMMARY);
-        if path.is_file() {
-            found.push((path.clone(), Summary::read(&path)?));
+    #[test]
+    fn a_part_of_the_tests_does_not_replace_more() {
+        let catalogue = catalogue();
+        let tests: Vec<&Test> = catalogue.tests.iter().take(2).collect();
+        let known = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let place = |tests: &[&Test], names: &[&str], resume| {
+            super::place(tests, &known(names), &options(resume, &[]))
+        };
+        assert_eq!(place(&tests, &[], false), Place::Build);
+        assert_eq!(place(&tests, &["one", "two"], false), Place::Build);
+        assert_eq!(place(&tests, &["one", "three"], true), Place::Build);
+        let beside = place(&tests, &["one", "three"], false);
+        assert!(matches!(&beside, Place::Part(name) if name.starts_with("part-")));
+        assert_ne!(beside, place(&tests[..1], &["one", "three"], false));
+        // The same again goes to the same place.
+        assert_eq!(beside, place(&tests, &["three"], false));
+        for resume in [false, true] {
+            let ci = super::place(&tests, &known(&[]), &options(resume, &["one", "two"]));
+            assert_eq!(ci, Place::Part("ci".into()));
         }
     }
-    Ok(found)
+
+    #[test]
+    fn junit_has_the_verdicts_of_earlier_runs_too() {
+        let catalogue = catalogue();
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(directory.path(), &build("i")).unwrap();
+        journal.add(&outcome("three", State::Passed)).unwrap();
+        journal
+            .add(&outcome("no longer a test", State::Passed))
+            .unwrap();
+        let tests: Vec<&Test> = catalogue.tests.iter().take(1).collect();
+        let names: Vec<&str> = reported(&catalogue, &tests, &journal)
+            .iter()
+            .map(|test| test.name.as_str())
+            .collect();
+        assert_eq!(names, ["one", "three"]);
+    }
 }

@@ -1,7 +1,8 @@
 //! `cargo rig critest`: cri-tools' suite against the runtime of a node, as shipped in the image.
 //!
-//! In: a running cluster, the parts. Out: a table by group of tests, the failures, `critest.json` and `critest.xml` in the results' directory
-//! of the build; the verdict. A node has no shell to start it from, so it runs in a privileged pod on the node's own network with the
+//! In: a running cluster, the parts. Out: a table by group of tests, the failures, the report as `IMAGE.json` and the suite's words as
+//! `IMAGE.log` below `target/critest` (a focused run has its own); the verdict. A spec that the suite meant to run and that has no outcome
+//! is missing, and no run with one is good. A node has no shell to start it from, so it runs in a privileged pod on the node's own network with the
 //! runtime's socket and one directory that is at the same path inside and out, where runtime and tests meet. The agent leaves objects
 //! without its labels alone, so it may keep running. Absent: benchmarks.
 
@@ -13,7 +14,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
+use crate::afterwards::Afterwards;
 use crate::api::text_at;
 use crate::artefacts;
 use crate::cluster::Cluster;
@@ -31,10 +34,12 @@ const SHARED: &str = "/var/lib/kedge-critest";
 /// Before the report in the pod's log.
 const MARK: &str = "==== critest report ====";
 const START_DEADLINE: Duration = Duration::from_secs(600);
-const END_DEADLINE: Duration = Duration::from_secs(2 * 3600);
+/// The suite's own limit, at which it says what it did not reach; then images and logs have a quarter of an hour.
+const SUITE_HOURS: u64 = 2;
+const END_DEADLINE: Duration = Duration::from_secs(SUITE_HOURS * 3600 + 15 * 60);
 
 pub struct Options {
-    /// The first node of the cluster unless named.
+    /// The first that runs Kedge unless named.
     pub node: Option<String>,
     pub focus: Option<String>,
 }
@@ -46,12 +51,12 @@ pub fn run(
     options: &Options,
     progress: &Progress,
 ) -> Result<bool> {
-    let nodes = &cluster.description.nodes;
-    let node = match &options.node {
-        Some(node) if nodes.contains(node) => node,
-        Some(node) => bail!("no node {node:?} (there are: {})", nodes.join(", ")),
-        None => nodes.first().context("the cluster has no nodes")?,
-    };
+    let description = &cluster.description;
+    let node = choose(
+        &description.nodes,
+        &description.twins,
+        options.node.as_deref(),
+    )?;
     cluster
         .client
         .request(&Request::Images {
@@ -59,14 +64,22 @@ pub fn run(
         })
         .context("serve the test images")?;
     remove(cluster)?;
+    // The pod is privileged and a cluster that was there before goes on: it is deleted also after an error, and when this process is killed.
+    let words = [
+        &["-n", NAMESPACE, "delete", "pod", POD][..],
+        &["--ignore-not-found", "--grace-period=1", "--wait=false"],
+    ];
+    let deleted = Afterwards::run(&cluster.kubectl_command(&words.concat()))?;
     cluster.apply(&objects(node, options.focus.as_deref()).to_string())?;
     let log = finished_log(cluster, progress)?;
     remove(cluster)?;
+    drop(deleted);
     let (words, report) = log
         .split_once(MARK)
         .with_context(|| format!("critest left no report; its last words:\n{}", tail(&log)))?;
     let outcomes = report::outcomes(report.trim(), |_| true)
         .with_context(|| format!("its last words:\n{}", tail(words)))?;
+    let (intended, reasons) = report::intended(report.trim())?;
     if outcomes.is_empty() {
         bail!("critest ran no test (focus {:?})", options.focus);
     }
@@ -74,19 +87,64 @@ pub fn run(
     fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
     let image = cluster.description.artefacts.image.file_name();
     let image = image.unwrap_or_default().to_string_lossy();
+    let name = file_name(&image, options.focus.as_deref());
+    let missing = intended.saturating_sub(outcomes.len());
     write(
-        &directory.join(format!("{image}.json")),
-        &json!({"image": image, "outcomes": outcomes}).to_string(),
+        &directory.join(format!("{name}.json")),
+        &json!({"image": image, "focus": options.focus, "intended": intended, "outcomes": outcomes})
+            .to_string(),
     )?;
-    write(&directory.join(format!("{image}.log")), words)?;
+    write(&directory.join(format!("{name}.log")), words)?;
     print!("{}\n{}", failures(&outcomes), table(&outcomes));
+    if missing > 0 {
+        println!(
+            "{missing} of the {intended} tests that it meant to run have no verdict: {}",
+            reasons.join("; ")
+        );
+    }
     println!(
         "image {image}, node {node}, results in {}",
         directory.display()
     );
-    Ok(outcomes
+    Ok(missing == 0
+        && outcomes
+            .iter()
+            .all(|outcome| outcome.state == State::Passed))
+}
+
+/// The node that was named, or the first that will do. A machine with upstream's software has the runtime, but not the runtime's settings and
+/// plugins of the image that results are filed under.
+fn choose<'a>(nodes: &'a [String], twins: &[String], wanted: Option<&str>) -> Result<&'a str> {
+    let ours: Vec<&str> = nodes
         .iter()
-        .all(|outcome| outcome.state == State::Passed))
+        .filter(|node| !twins.contains(node))
+        .map(String::as_str)
+        .collect();
+    let Some(first) = ours.first() else {
+        bail!("no node of this cluster runs the image as shipped: `cargo rig down`, then again");
+    };
+    let Some(wanted) = wanted else {
+        return Ok(first);
+    };
+    match ours.iter().find(|node| **node == wanted) {
+        Some(node) => Ok(node),
+        None if twins.iter().any(|twin| twin == wanted) => bail!(
+            "{wanted} runs upstream's software, not the image as shipped (that do: {})",
+            ours.join(", ")
+        ),
+        None => bail!("no node {wanted:?} (there are: {})", nodes.join(", ")),
+    }
+}
+
+/// A run of some tests does not replace one of all.
+fn file_name(image: &str, focus: Option<&str>) -> String {
+    match focus {
+        None => image.to_owned(),
+        Some(focus) => {
+            let hash = Sha256::digest(focus);
+            format!("{image}-focus-{}", crate::pki::hex(&hash[..4]))
+        }
+    }
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
@@ -101,7 +159,7 @@ fn tail(text: &str) -> String {
 fn objects(node: &str, focus: Option<&str>) -> Value {
     let mut words = format!(
         "cd {SHARED} && critest --runtime-endpoint=unix:///run/containerd/containerd.sock \
-         --ginkgo.no-color --ginkgo.v --ginkgo.timeout=2h --ginkgo.json-report={SHARED}/report.json"
+         --ginkgo.no-color --ginkgo.v --ginkgo.timeout={SUITE_HOURS}h --ginkgo.json-report={SHARED}/report.json"
     );
     if focus.is_some() {
         words += " --ginkgo.focus=\"$FOCUS\"";
@@ -305,6 +363,33 @@ mod tests {
                  why (validate/x.go:1)
         "#]]
         .assert_eq(&failures(&outcomes));
+    }
+
+    #[test]
+    fn a_node_with_upstreams_software_is_not_judged_as_the_image() {
+        let names = |names: &[&str]| -> Vec<String> {
+            names.iter().map(|name| (*name).to_owned()).collect()
+        };
+        let (nodes, twins) = (names(&["node1", "node2"]), names(&["node1"]));
+        let text = |wanted, twins: &[String]| match choose(&nodes, twins, wanted) {
+            Ok(node) => node.to_owned(),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(text(None, &[]), "node1");
+        assert_eq!(text(None, &twins), "node2");
+        assert_eq!(text(Some("node2"), &twins), "node2");
+        assert!(text(Some("node1"), &twins).contains("node1 runs upstream's software"));
+        assert!(text(None, &nodes).contains("no node of this cluster"));
+        assert!(text(Some("node3"), &twins).contains("no node \"node3\""));
+        assert!(choose(&[], &[], None).is_err());
+    }
+
+    #[test]
+    fn a_focused_run_has_its_own_files() {
+        assert_eq!(file_name("0a1b", None), "0a1b");
+        let focused = file_name("0a1b", Some("PodSandbox"));
+        assert!(focused.starts_with("0a1b-focus-"), "{focused}");
+        assert_ne!(focused, file_name("0a1b", Some("Streaming")));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! Absent: Docker, libvirt, named network namespaces, mounts on the host, anything that survives the rig's own processes.
 
 pub mod accel;
+pub mod afterwards;
 pub mod api;
 pub mod approver;
 pub mod artefacts;
@@ -22,6 +23,7 @@ pub mod deps;
 pub mod dhcp;
 pub mod dirs;
 pub mod exposition;
+pub mod fingerprint;
 pub mod http;
 pub mod oci;
 pub mod pki;
@@ -37,6 +39,7 @@ pub mod sntp;
 pub mod stories;
 pub mod supervisor;
 pub mod testimages;
+pub mod tied;
 pub mod trace;
 pub mod twin;
 pub mod up;

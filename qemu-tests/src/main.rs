@@ -83,7 +83,7 @@ enum Command {
     Bench(BenchArgs),
     /// Run upstream's conformance tests against the nodes and print the table.
     #[command(
-        after_help = "Examples:\n  cargo rig conformance --class a,b,c            (210 tests, hours on two cores)\n  cargo rig conformance --class abc --resume     (goes on after an interruption)\n  cargo rig conformance --focus 'InitContainer' --procs 1\n  cargo rig conformance --node-conformance --list\n  cargo rig conformance --ci\n\nClasses: a kubelet, b network, c node API, d the rest. Results are below target/conformance, by build."
+        after_help = "Examples:\n  cargo rig conformance --class a,b,c            (210 tests, about an hour with --procs 5 on two cores)\n  cargo rig conformance --class abc --resume     (goes on after an interruption)\n  cargo rig conformance --focus 'InitContainer' --procs 1\n  cargo rig conformance --node-conformance --list\n  cargo rig conformance --ci\n\nClasses: a kubelet, b network, c node API, d the rest. Results are below target/conformance, by build."
     )]
     Conformance(ConformanceArgs),
     /// Run cri-tools' suite against a node's runtime and print the table.

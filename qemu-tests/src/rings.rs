@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use crate::artefacts::{self, Profile, cargo, workspace};
 use crate::cluster::{Cluster, Size};
@@ -17,7 +17,7 @@ use crate::dirs::Dirs;
 use crate::progress::Progress;
 use crate::stories::{self, Story, Tally};
 use crate::supervisor::client::Client;
-use crate::{deps, up};
+use crate::{deps, tied, up};
 
 const ARM: &str = "aarch64-unknown-linux-musl";
 /// Crates without a kernel or a network under them: their tests run anywhere, also emulated.
@@ -98,39 +98,43 @@ fn until() -> Option<Instant> {
     Some(Instant::now() + std::time::Duration::from_secs(deadline.saturating_sub(now)))
 }
 
-/// CI's shard of upstream's conformance tests, on two nodes of their own that end with us. Without time it is skipped as a whole.
+/// CI's shard of upstream's conformance tests, on two nodes of their own that end with us. A test without a verdict has failed, and where
+/// none could run, all have.
 pub fn conformance(dirs: &Dirs) -> Result<Tally> {
-    let skipped = Tally {
-        skipped: ci::NAMES.len(),
-        ..Tally::default()
-    };
-    // Parts are built and two nodes booted before the first test.
-    let late = until().is_some_and(|until| Instant::now() > until);
-    if late {
-        println!(
-            "conformance: no time left, {} tests skipped",
-            skipped.skipped
-        );
-        return Ok(skipped);
-    }
     let start = Instant::now();
     let dirs = dirs.for_tests();
-    match shard(&dirs) {
-        Ok(counts) => Ok(Tally {
+    // Parts are built and two nodes booted before the first test: what begins late does not end in time.
+    let late = until().is_some_and(|until| start > until);
+    let counts = if late {
+        Err(anyhow!("no time is left in this run"))
+    } else {
+        let counts = shard(&dirs);
+        // Stories begin in the same directory.
+        let gone = Client::new(&dirs).wait_gone();
+        counts.and_then(|counts| gone.map(|()| counts))
+    };
+    if let Err(error) = &counts {
+        failed(
+            "conformance: no test ran to its end",
+            start.elapsed().as_secs_f32(),
+            &format!("{error:#}"),
+        );
+    }
+    Ok(verdict(counts.ok(), ci::NAMES.len()))
+}
+
+/// A test that skips itself has not been passed, nor one that was not reached, nor any of a shard that did not run.
+fn verdict(counts: Option<conformance::table::Counts>, tests: usize) -> Tally {
+    match counts {
+        Some(counts) => Tally {
             passed: counts.passed,
-            // A test that skips itself has not been passed.
-            failed: counts.failed + counts.skipped,
-            skipped: counts.missing + counts.excused,
-        }),
-        Err(error) => {
-            let mut tally = failed(
-                "conformance",
-                start.elapsed().as_secs_f32(),
-                &format!("{error:#}"),
-            );
-            tally.add(skipped);
-            Ok(tally)
-        }
+            failed: counts.failed + counts.skipped + counts.missing,
+            skipped: counts.excused,
+        },
+        None => Tally {
+            failed: tests,
+            ..Tally::default()
+        },
     }
 }
 
@@ -234,7 +238,7 @@ fn emulator() -> &'static str {
 }
 
 fn cargo_command(root: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(cargo());
+    let mut command = tied::command(cargo());
     command.args(arguments).current_dir(root);
     command
 }
@@ -405,6 +409,32 @@ mod tests {
                 passed: 15,
                 failed: 2,
                 skipped: 1
+            }
+        );
+    }
+
+    #[test]
+    fn a_shard_whose_tests_have_no_verdict_is_not_green() {
+        let counts = conformance::table::Counts {
+            passed: 20,
+            skipped: 1,
+            excused: 1,
+            missing: 1,
+            ..Default::default()
+        };
+        assert_eq!(
+            verdict(Some(counts), 23),
+            Tally {
+                passed: 20,
+                failed: 2,
+                skipped: 1
+            }
+        );
+        assert_eq!(
+            verdict(None, 23),
+            Tally {
+                failed: 23,
+                ..Tally::default()
             }
         );
     }

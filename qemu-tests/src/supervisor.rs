@@ -24,11 +24,12 @@ use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
 use crate::controlplane::{ControlPlane, plan};
@@ -107,8 +108,8 @@ pub fn outer(dirs: &Dirs) -> Result<()> {
         &serde_json::to_string(&running).context("write run.json")?,
     )?;
     let program = std::env::current_exe().context("find the rig's own program")?;
-    // The write end lives exactly as long as this process.
-    let (lifeline, _alive) = nix::unistd::pipe().context("make a pipe")?;
+    // The write end lives exactly as long as this process: the inner stage does not inherit it.
+    let (lifeline, _alive) = std::io::pipe().context("make a pipe")?;
     ns::enter()?;
     let mut inner = Command::new(program)
         .args(["supervise", "--inner", "--dir"])
@@ -117,7 +118,7 @@ pub fn outer(dirs: &Dirs) -> Result<()> {
         .stdout(Stdio::from(lifeline))
         .spawn()
         .context("start the inner supervisor")?;
-    let status = inner.wait().context("wait for the inner supervisor");
+    let status = wait(&mut inner, std::io::stdin()).context("wait for the inner supervisor");
     for file in [dirs.run(), dirs.control()] {
         // Best effort: a next `up` deletes them too.
         let _ = fs::remove_file(file);
@@ -173,10 +174,68 @@ pub fn inner(dirs: &Dirs) -> Result<()> {
     serve::run(&shared)
 }
 
+/// What a client says once it has hold of the cluster: from then on its connection decides.
+const HELD: u8 = b'h';
+/// How often the inner stage is looked at until then.
+const TICK_MS: u8 = 100;
+
+/// Waits for the inner stage, which is killed when `pipe`, from whoever started this process, is closed before it said [`HELD`]: that one was
+/// killed in between, and nobody would ever end what runs. Without a thread: none can be made here any more (`clone(2)`, `CLONE_NEWPID`).
+fn wait(inner: &mut Child, mut pipe: impl Read + AsFd) -> Result<ExitStatus> {
+    loop {
+        if let Some(status) = inner.try_wait().context("wait")? {
+            return Ok(status);
+        }
+        let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::from(TICK_MS)) {
+            Ok(0) | Err(nix::errno::Errno::EINTR) => continue,
+            Ok(_) => {}
+            Err(error) => return Err(error).context("watch the pipe"),
+        }
+        let mut byte = [0];
+        if pipe.read_exact(&mut byte).is_ok() && byte == [HELD] {
+            return inner.wait().context("wait");
+        }
+        eprintln!("supervisor: whoever started it is gone; the cluster ends");
+        inner.kill().context("kill")?;
+        return inner.wait().context("wait");
+    }
+}
+
 /// Ends this process, and with it the whole PID namespace, when the outer stage is gone.
 fn die_with(mut lifeline: File) {
     let mut byte = [0];
     // Nobody writes: a return means the other end is closed.
     let _ = lifeline.read(&mut byte);
     std::process::exit(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn shell(words: &str) -> Child {
+        Command::new("sh").args(["-c", words]).spawn().unwrap()
+    }
+
+    #[test]
+    fn a_client_that_was_killed_before_it_took_hold_ends_the_cluster() {
+        let (pipe, client) = std::io::pipe().unwrap();
+        drop(client);
+        let status = wait(&mut shell("exec sleep 600"), pipe).unwrap();
+        assert_eq!(status.code(), None);
+    }
+
+    #[test]
+    fn a_client_that_took_hold_may_go() {
+        let (pipe, mut client) = std::io::pipe().unwrap();
+        client.write_all(&[HELD]).unwrap();
+        drop(client);
+        let status = wait(&mut shell("sleep 0.3; exit 3"), pipe).unwrap();
+        assert_eq!(status.code(), Some(3));
+        let (pipe, _client) = std::io::pipe().unwrap();
+        let status = wait(&mut shell("exit 4"), pipe).unwrap();
+        assert_eq!(status.code(), Some(4));
+    }
 }

@@ -14,7 +14,7 @@ mod volume;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::artefacts::{Artefacts, workspace};
@@ -60,6 +60,26 @@ impl Mix {
             Self::Mixed if index % 2 == 1 => Software::Kedge,
             Self::Mixed => Software::Upstream,
         }
+    }
+
+    /// An error where a cluster's nodes, `twins` of them with upstream's software, are of another mix. One without nodes is of any.
+    pub fn check(self, nodes: &[String], twins: &[String]) -> Result<()> {
+        for (index, node) in nodes.iter().enumerate() {
+            let found = if twins.contains(node) {
+                Software::Upstream
+            } else {
+                Software::Kedge
+            };
+            let wanted = self.of(index + 1);
+            if found != wanted {
+                bail!(
+                    "its {node} has the software of {}, and {} was asked for: `cargo rig down`, then again",
+                    found.name(),
+                    wanted.name()
+                );
+            }
+        }
+        Ok(())
     }
 }
 
@@ -152,6 +172,23 @@ mod tests {
             [Software::Kedge, Software::Upstream, Software::Kedge]
         );
         assert_eq!(Mix::Upstream.of(1), Software::Upstream);
+    }
+
+    #[test]
+    fn a_cluster_with_other_software_is_told_from_the_wanted_one() {
+        let nodes = ["node1", "node2"].map(str::to_owned);
+        Mix::Kedge.check(&nodes, &[]).unwrap();
+        let error = Mix::Upstream.check(&nodes, &[]).unwrap_err().to_string();
+        assert!(
+            error.contains("its node1 has the software of kedge, and upstream was asked for"),
+            "{error}"
+        );
+        let twins = &nodes[1..];
+        Mix::Mixed.check(&nodes, twins).unwrap();
+        for other in [Mix::Kedge, Mix::Upstream] {
+            assert!(other.check(&nodes, twins).is_err());
+        }
+        Mix::Upstream.check(&[], &[]).unwrap();
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::controlplane::bootstrap::{self, NODE_PROXIER, Token};
 use crate::controlplane::plan::{AFTER_READY, PORT, SERVER};
 use crate::controlplane::{last_lines, wait_ready};
 use crate::dirs::Dirs;
+use crate::fingerprint;
 use crate::pki::{Pki, write_private};
 use crate::progress::Progress;
 use crate::qemu::Accel;
@@ -78,16 +79,18 @@ pub fn control_plane(
             &pki.kubeconfig(user, &server)?,
         )?;
     }
+    let twins: Vec<String> = (1..=options.nodes)
+        .filter(|number| options.software.of(*number) == Software::Upstream)
+        .map(node_name)
+        .collect();
     let description = Description {
+        settings: Some(fingerprint::settings(artefacts, !twins.is_empty())?),
         artefacts: artefacts.clone(),
         token: Token::from_random(&random()?),
         ca_hash: pki.ca_hash()?,
         accel: options.accel,
         nodes: (1..=options.nodes).map(node_name).collect(),
-        twins: (1..=options.nodes)
-            .filter(|number| options.software.of(*number) == Software::Upstream)
-            .map(node_name)
-            .collect(),
+        twins,
         size: options.size,
         probe: options.probe,
     };

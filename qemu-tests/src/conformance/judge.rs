@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -24,6 +23,7 @@ use crate::controlplane::plan::{PORT, SERVER};
 use crate::progress::Progress;
 use crate::supervisor::protocol::Request;
 use crate::testimages;
+use crate::tied;
 use crate::wait::{self, check, seen};
 
 /// Namespaces of tests that an earlier run left.
@@ -46,7 +46,7 @@ pub struct Judge<'a> {
 pub fn listed(e2e: &Path) -> Result<Vec<Listed>> {
     let directory = tempfile::tempdir().context("make a temporary directory")?;
     let report = directory.path().join("report.json");
-    let output = Command::new(e2e)
+    let output = tied::command(e2e)
         .args([
             "--ginkgo.dry-run",
             "--provider=skeleton",
@@ -70,7 +70,7 @@ pub fn listed(e2e: &Path) -> Result<Vec<Listed>> {
 
 /// What the suite wants must be made here or named as absent with a reason.
 pub fn check_images(parts: &Parts) -> Result<()> {
-    let output = Command::new(&parts.e2e)
+    let output = tied::command(&parts.e2e)
         .arg("--list-images")
         .output()
         .with_context(|| format!("run {}", parts.e2e.display()))?;

@@ -64,6 +64,14 @@ struct Suite {
     spec_reports: Option<Vec<Spec>>,
     #[serde(default)]
     special_suite_failure_reasons: Option<Vec<String>>,
+    #[serde(default)]
+    pre_run_stats: Option<PreRun>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct PreRun {
+    specs_that_will_run: usize,
 }
 
 #[derive(Deserialize)]
@@ -164,6 +172,20 @@ pub fn outcomes(json: &str, chosen: impl Fn(&str) -> bool) -> Result<Vec<Outcome
         }
     }
     Ok(found)
+}
+
+/// How many specs the suite meant to run when it began, and its words on why it ended otherwise. One that its limit of time cut off, and all
+/// after it, are as good as filtered in the list of specs: only this number misses them.
+pub fn intended(json: &str) -> Result<(usize, Vec<String>)> {
+    let (mut count, mut reasons) = (0, Vec::new());
+    for suite in suites(json)? {
+        let stats = suite
+            .pre_run_stats
+            .context("no PreRunStats in the report")?;
+        count += stats.specs_that_will_run;
+        reasons.extend(suite.special_suite_failure_reasons.unwrap_or_default());
+    }
+    Ok((count, reasons))
 }
 
 fn outcome(spec: &Spec) -> Option<Outcome> {
@@ -400,6 +422,25 @@ mod tests {
         let names = listed(&json).unwrap();
         assert_eq!(names.len(), 6);
         assert!(names[0].has("Conformance") && names[0].has("sig-x"));
+    }
+
+    #[test]
+    fn specs_that_a_limit_of_time_cut_off_are_missed_by_their_number() {
+        let specs = [
+            spec("It", "ok", "passed", ",\"RunTime\":2"),
+            spec("It", "cut off", "interrupted", ",\"RunTime\":5"),
+            spec("It", "after it", "skipped", ""),
+        ];
+        let json = format!(
+            "[{{\"PreRunStats\":{{\"TotalSpecs\":3,\"SpecsThatWillRun\":3}},\
+             \"SpecialSuiteFailureReasons\":[\"Suite Timeout Elapsed\"],\"SpecReports\":[{}]}}]",
+            specs.join(",")
+        );
+        assert_eq!(outcomes(&json, |_| true).unwrap().len(), 1);
+        let reasons = vec!["Suite Timeout Elapsed".to_owned()];
+        assert_eq!(intended(&json).unwrap(), (3, reasons));
+        let error = intended(&suite(&specs)).unwrap_err().to_string();
+        assert!(error.contains("PreRunStats"), "{error}");
     }
 
     #[test]

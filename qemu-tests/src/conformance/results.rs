@@ -29,12 +29,49 @@ pub struct Build {
     pub test_images: String,
     /// Hash of `e2e.test` with its modules.
     pub suite: String,
+    /// Journals of an older rig do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ground: Option<Ground>,
+}
+
+/// The cluster that a build was judged in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ground {
+    pub nodes: usize,
+    pub memory_mib: u32,
+    pub cpus: u8,
+    pub max_pods: u32,
+    /// [`crate::fingerprint::settings`].
+    pub settings: String,
+}
+
+impl std::fmt::Display for Ground {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} nodes of {} MiB and {} CPUs",
+            self.nodes, self.memory_mib, self.cpus
+        )
+    }
 }
 
 impl Build {
     /// A directory's name.
     pub fn id(&self) -> String {
         format!("{}-{}-{}", self.node_software, self.image, &self.suite)
+    }
+
+    /// Whether verdicts on `other` may stand beside ours: all that both tell is equal.
+    pub fn agrees(&self, other: &Self) -> bool {
+        let same_ground = match (&self.ground, &other.ground) {
+            (Some(ours), Some(theirs)) => ours == theirs,
+            _ => true,
+        };
+        let without = |build: &Self| Self {
+            ground: None,
+            ..build.clone()
+        };
+        same_ground && without(self) == without(other)
     }
 }
 
@@ -50,17 +87,22 @@ pub struct Journal {
     path: PathBuf,
     file: File,
     pub outcomes: BTreeMap<String, Outcome>,
+    /// As the first line has it.
+    pub build: Build,
     /// Failures of earlier passes, by test.
     failed: BTreeMap<String, u32>,
 }
 
 impl Journal {
-    /// A new journal; one that is there is kept under another name.
+    /// A new journal; one that is there is kept under another name, and so are those that were kept before.
     pub fn create(directory: &Path, build: &Build) -> Result<Self> {
         fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
         let path = directory.join(JOURNAL);
         if path.exists() {
-            let old = directory.join(format!("{JOURNAL}.before"));
+            let old = (1..)
+                .map(|number| directory.join(format!("{JOURNAL}.before-{number}")))
+                .find(|old| !old.exists())
+                .context("no name is left for the old journal")?;
             fs::rename(&path, &old).with_context(|| format!("rename to {}", old.display()))?;
         }
         let mut file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
@@ -73,6 +115,7 @@ impl Journal {
             path,
             file,
             outcomes: BTreeMap::new(),
+            build: build.clone(),
             failed: BTreeMap::new(),
         })
     }
@@ -88,7 +131,7 @@ impl Journal {
             Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
         };
         let (known, outcomes) = parse(&text).with_context(|| format!("read {}", path.display()))?;
-        if known != *build {
+        if !known.agrees(build) {
             bail!(
                 "{} holds results of another build ({known:?}), this one is {build:?}: run without --resume",
                 path.display()
@@ -106,6 +149,7 @@ impl Journal {
             path,
             file,
             outcomes,
+            build: known,
             failed: BTreeMap::new(),
         })
     }
@@ -134,6 +178,14 @@ impl Journal {
         self.outcomes.insert(outcome.name.clone(), outcome.clone());
         Ok(())
     }
+}
+
+/// A journal's build and the last word about each test.
+pub fn read(path: &Path) -> Result<(Build, BTreeMap<String, Outcome>)> {
+    fs::read_to_string(path)
+        .context("read it")
+        .and_then(|text| parse(&text))
+        .with_context(|| format!("journal {}", path.display()))
 }
 
 fn parse(text: &str) -> Result<(Build, BTreeMap<String, Outcome>)> {
@@ -222,6 +274,7 @@ pub(super) mod tests {
             image: image.into(),
             test_images: "t".into(),
             suite: "s".into(),
+            ground: None,
         }
     }
 
@@ -271,8 +324,39 @@ pub(super) mod tests {
         assert_eq!(journal.outcomes.len(), 3);
         let error = Journal::resume(directory.path(), &build("j")).unwrap_err();
         assert!(error.to_string().contains("another build"), "{error}");
-        let journal = Journal::create(directory.path(), &build("j")).unwrap();
-        assert!(journal.outcomes.is_empty());
+        for number in 1..=2 {
+            let journal = Journal::create(directory.path(), &build("j")).unwrap();
+            assert!(journal.outcomes.is_empty());
+            let old = directory.path().join(format!("{JOURNAL}.before-{number}"));
+            assert_eq!(read(&old).unwrap().1.len(), [3, 0][number - 1]);
+        }
+    }
+
+    #[test]
+    fn an_older_journal_is_gone_on_with_and_one_of_another_cluster_is_not() {
+        let ground = |memory_mib| Ground {
+            nodes: 3,
+            memory_mib,
+            cpus: 1,
+            max_pods: 110,
+            settings: "x".into(),
+        };
+        let on = |memory_mib| Build {
+            ground: Some(ground(memory_mib)),
+            ..build("i")
+        };
+        let directory = tempfile::tempdir().unwrap();
+        // As an older rig wrote it.
+        let head = r#"{"build":{"node_software":"kedge","version":"v1.37.1+kedge","image":"i","test_images":"t","suite":"s"}}"#;
+        let one = r#"{"name":"one","state":"passed","seconds":1.0}"#;
+        fs::write(directory.path().join(JOURNAL), format!("{head}\n{one}\n")).unwrap();
+        let journal = Journal::resume(directory.path(), &on(1536)).unwrap();
+        assert!(journal.outcomes.len() == 1 && journal.build.ground.is_none());
+        Journal::create(directory.path(), &on(1536)).unwrap();
+        let journal = Journal::resume(directory.path(), &on(1536)).unwrap();
+        assert_eq!(journal.build, on(1536));
+        let error = Journal::resume(directory.path(), &on(512)).unwrap_err();
+        assert!(error.to_string().contains("memory_mib: 512"), "{error}");
     }
 
     #[test]

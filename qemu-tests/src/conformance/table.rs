@@ -11,6 +11,7 @@ use super::report::{Outcome, State};
 use super::results::Comparison;
 
 /// Tests and their outcomes, ready to be shown.
+#[derive(Clone)]
 pub struct Result<'a> {
     pub tests: Vec<&'a Test>,
     pub outcomes: &'a BTreeMap<String, Outcome>,
@@ -104,11 +105,12 @@ impl Result<'_> {
         out
     }
 
-    /// Name, first failing line and its place, by class and SIG.
+    /// What did not pass or has no verdict: name, first failing line and its place, by class and SIG.
     pub fn failures(&self) -> String {
         let mut out = String::new();
         for test in &self.tests {
             let Some(outcome) = self.outcomes.get(&test.name) else {
+                let _ = writeln!(out, "MISS {} {}\n     no verdict", test.class, test.name);
                 continue;
             };
             let word = match outcome.state {
@@ -307,6 +309,8 @@ mod tests {
                  because
             skip b [sig-network] four 2 s
                  because
+            MISS c [sig-cli] five
+                 no verdict
         "#]]
         .assert_eq(&result.failures());
         assert!(!result.counts().good());

@@ -102,7 +102,7 @@ impl Client {
         let mut child = Command::new(program)
             .args(["supervise", "--dir"])
             .arg(&self.dirs.root)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(log.try_clone().context("share the log")?)
             .stderr(log)
             .spawn()
@@ -110,6 +110,10 @@ impl Client {
         let stream = self.first_connection(&mut child)?;
         let mut holder = Holder { stream };
         ask(&mut holder.stream, &Request::Hold)?;
+        // Until here the supervisor ended with this pipe.
+        let mut pipe = child.stdin.take().context("no pipe to the supervisor")?;
+        pipe.write_all(&[super::HELD])
+            .context("tell the supervisor that it is held")?;
         Ok(holder)
     }
 
@@ -199,6 +203,11 @@ impl Client {
     /// Stops the cluster and waits until the supervisor is gone.
     pub fn stop(&self) -> Result<()> {
         self.request(&Request::Stop)?;
+        self.wait_gone()
+    }
+
+    /// Waits until a supervisor that was told to end, or that lost its holder, is gone. No error where none ran.
+    pub fn wait_gone(&self) -> Result<()> {
         let deadline = Instant::now() + START_DEADLINE;
         while self.dirs.run().exists() {
             if Instant::now() > deadline {

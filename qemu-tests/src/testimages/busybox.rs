@@ -11,6 +11,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
+use crate::tied;
+
 /// What differs from `defconfig`: static, and nothing that newer kernel headers or missing libraries break.
 const SETTINGS: &[(&str, bool)] = &[
     ("CONFIG_STATIC", true),
@@ -33,7 +35,7 @@ pub fn ensure(cache: &Path) -> Result<PathBuf> {
     fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
     let scratch = tempfile::tempdir_in(&directory)
         .with_context(|| format!("make a directory in {}", directory.display()))?;
-    run(Command::new("tar")
+    run(tied::command("tar")
         .args(["--extract", "--strip-components=1", "--file"])
         .arg(&source)
         .current_dir(scratch.path()))?;
@@ -68,7 +70,7 @@ fn configured(defaults: &str) -> String {
 }
 
 fn make(directory: &Path, words: &[&str]) -> Result<()> {
-    run(Command::new("make")
+    run(tied::command("make")
         .arg("--silent")
         .args(words)
         .current_dir(directory))

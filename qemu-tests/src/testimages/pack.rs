@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use kedge_image::oci::{self, Descriptor};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+
+use crate::tied;
 
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
@@ -79,7 +80,7 @@ pub fn write(
 /// One directory as a blob.
 fn pack(layout: &Path, directory: &Path) -> Result<Descriptor> {
     let fresh = layout.join(".layer");
-    let output = Command::new("tar")
+    let output = tied::command("tar")
         .args(TAR)
         .arg("--file")
         .arg(&fresh)

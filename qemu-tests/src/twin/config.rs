@@ -79,6 +79,19 @@ pub fn files(twin: &Twin, token: &Token, pki: &Pki) -> Result<Vec<(&'static str,
     ])
 }
 
+/// Of [`files`], those that make two twins behave differently.
+pub fn settings(twin: &Twin) -> Result<Vec<String>> {
+    let text = |value: Value| serde_json::to_string(&value).context("write a config");
+    Ok(vec![
+        environment(twin),
+        text(kubelet(twin))?,
+        text(kube_proxy(twin))?,
+        text(cni(twin))?,
+        hosts(),
+        masquerade(),
+    ])
+}
+
 /// Read by a shell.
 fn environment(twin: &Twin) -> String {
     let routes: Vec<String> = twin

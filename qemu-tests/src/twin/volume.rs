@@ -6,13 +6,12 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use kedge_machine::paths;
 use sha2::{Digest, Sha256};
 
-use crate::trace;
+use crate::{tied, trace};
 
 pub struct Content<'a> {
     pub programs: Vec<(&'a str, PathBuf)>,
@@ -155,7 +154,7 @@ fn write(to: &Path, bytes: &[u8]) -> Result<()> {
 fn make(root: &Path, image: &Path) -> Result<()> {
     // A tenth and some for what the file system needs.
     let mib = (size(root)? >> 20) * 11 / 10 + 16;
-    let output = Command::new("mke2fs")
+    let output = tied::command("mke2fs")
         .args(["-q", "-t", "ext4", "-O", "^has_journal", "-L"])
         .args([paths::LABEL_TEST, "-d"])
         .arg(root)

@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::tied;
+
 /// Where the official archive unpacks to, often not in PATH.
 const USUAL: &str = "/usr/local/go/bin";
 const FIRST_WITH_TOOLCHAINS: (u32, u32) = (1, 21);
@@ -89,7 +91,7 @@ impl Go {
     }
 
     fn command(&self, module: &Path) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = tied::command(&self.program);
         command
             .current_dir(module)
             .env("GOTOOLCHAIN", "auto")
