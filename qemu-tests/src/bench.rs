@@ -20,6 +20,7 @@ mod session;
 mod sizes;
 mod split;
 mod store;
+mod table;
 mod usage;
 mod watch;
 
@@ -173,7 +174,7 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
             }
         }
     }
-    print!("{}", store.table());
+    print!("{}", table::table(store.samples()));
     println!("\nSamples: {}", store.path.display());
     if wanted.contains(&Measure::Sizes) {
         sizes()?;

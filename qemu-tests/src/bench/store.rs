@@ -1,10 +1,9 @@
-//! Samples on disk, and what they say together.
+//! Samples on disk.
 //!
-//! In: one [`Sample`] per measure, software and repetition. Out: a JSON file that is whole after every sample, and a table with minimum, median,
-//! maximum and the ratio of medians. Ranges that overlap read "no difference". A file of another build or machine is set aside, not mixed in.
+//! In: one [`Sample`] per measure, software and repetition. Out: a JSON file that is whole after every sample. A file of another build or machine is
+//! set aside, not mixed in. What the samples say together is [`super::table`]'s.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -174,6 +173,10 @@ impl Store {
         })
     }
 
+    pub fn samples(&self) -> &[Sample] {
+        &self.document.samples
+    }
+
     pub fn add(&mut self, sample: Sample) -> Result<()> {
         for (name, value) in &sample.figures {
             println!("{:<9} {name:<58} {value:>10.2}", sample.software.name());
@@ -190,97 +193,6 @@ impl Store {
         .and_then(|()| fs::rename(&fresh, &self.path))
         .with_context(|| format!("write {}", self.path.display()))
     }
-
-    /// All figures, measure by measure.
-    pub fn table(&self) -> String {
-        table(&self.document.samples)
-    }
-}
-
-/// Several values of one figure.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Spread {
-    pub min: f64,
-    pub median: f64,
-    pub max: f64,
-    pub count: usize,
-}
-
-impl Spread {
-    pub fn of(values: &[f64]) -> Option<Self> {
-        let mut sorted = values.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let (first, last) = (*sorted.first()?, *sorted.last()?);
-        let half = sorted.len() / 2;
-        let median = if sorted.len() % 2 == 1 {
-            sorted[half]
-        } else {
-            f64::midpoint(sorted[half - 1], sorted[half])
-        };
-        Some(Self {
-            min: first,
-            median,
-            max: last,
-            count: sorted.len(),
-        })
-    }
-
-    fn overlaps(&self, other: &Self) -> bool {
-        self.min <= other.max && other.min <= self.max
-    }
-}
-
-/// How the first compares with the second.
-pub fn verdict(ours: Option<Spread>, theirs: Option<Spread>) -> String {
-    match (ours, theirs) {
-        (Some(ours), Some(theirs)) if ours.overlaps(&theirs) => "no difference".to_owned(),
-        (Some(ours), Some(theirs)) if theirs.median != 0.0 => {
-            format!("x {:.2}", ours.median / theirs.median)
-        }
-        _ => String::new(),
-    }
-}
-
-fn table(samples: &[Sample]) -> String {
-    let mut figures: BTreeMap<(Measure, &str), [Vec<f64>; 2]> = BTreeMap::new();
-    for sample in samples {
-        for (name, value) in &sample.figures {
-            let entry = figures.entry((sample.measure, name)).or_default();
-            entry[usize::from(sample.software == Software::Upstream)].push(*value);
-        }
-    }
-    let mut out = String::new();
-    let mut last = None;
-    for ((measure, name), [ours, theirs]) in &figures {
-        if last != Some(*measure) {
-            let _ = writeln!(
-                out,
-                "\n{:<58} {:>30} {:>30}  kedge / upstream",
-                format!("{measure:?}").to_lowercase(),
-                "kedge: min median max (n)",
-                "upstream: min median max (n)"
-            );
-            last = Some(*measure);
-        }
-        let (ours, theirs) = (Spread::of(ours), Spread::of(theirs));
-        let _ = writeln!(
-            out,
-            "{name:<58} {:>30} {:>30}  {}",
-            shown(ours),
-            shown(theirs),
-            verdict(ours, theirs)
-        );
-    }
-    out
-}
-
-fn shown(spread: Option<Spread>) -> String {
-    spread.map_or("-".to_owned(), |spread| {
-        format!(
-            "{:.2} {:.2} {:.2} ({})",
-            spread.min, spread.median, spread.max, spread.count
-        )
-    })
 }
 
 #[cfg(test)]
@@ -307,18 +219,6 @@ mod tests {
     }
 
     #[test]
-    fn ranges_that_overlap_are_no_difference() {
-        let spread = |values: &[f64]| Spread::of(values);
-        assert_eq!(
-            verdict(spread(&[1.0, 3.0, 2.0]), spread(&[3.0, 9.0])),
-            "no difference"
-        );
-        assert_eq!(verdict(spread(&[1.0, 2.0]), spread(&[3.0])), "x 0.50");
-        assert_eq!(verdict(spread(&[1.0]), None), "");
-        assert_eq!(Spread::of(&[4.0, 1.0]).unwrap().median, 2.5);
-    }
-
-    #[test]
     fn an_interrupted_run_goes_on_and_another_builds_samples_are_set_aside() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("bench.json");
@@ -336,17 +236,5 @@ mod tests {
         let store = Store::open(&path, build("b"), false).unwrap();
         assert!(!store.has(Measure::Memory, Software::Kedge, 1));
         assert!(path.with_extension("old.json").is_file());
-    }
-
-    #[test]
-    fn the_table_puts_both_side_by_side() {
-        let text = table(&[
-            sample(Software::Kedge, 1, 10.0),
-            sample(Software::Upstream, 1, 40.0),
-            sample(Software::Kedge, 2, 12.0),
-        ]);
-        let line = text.lines().find(|line| line.starts_with("PSS")).unwrap();
-        assert!(line.contains("10.00 11.00 12.00 (2)"), "{line}");
-        assert!(line.ends_with("x 0.28"), "{line}");
     }
 }

@@ -1,0 +1,189 @@
+//! What samples say together. Pure.
+//!
+//! In: samples. Out: a table with minimum, median, maximum and the ratio of medians. Ranges that overlap read "no difference". `kedge` does the work of
+//! `kubelet` and `kube-proxy`, so the table has a row "node software" for each of their figures: one side's process, the other side's two added up.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use super::Measure;
+use super::store::{Figures, Sample};
+use crate::twin::Software;
+
+/// Several values of one figure.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Spread {
+    min: f64,
+    median: f64,
+    max: f64,
+    count: usize,
+}
+
+impl Spread {
+    fn of(values: &[f64]) -> Option<Self> {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let (first, last) = (*sorted.first()?, *sorted.last()?);
+        let half = sorted.len() / 2;
+        let median = if sorted.len() % 2 == 1 {
+            sorted[half]
+        } else {
+            f64::midpoint(sorted[half - 1], sorted[half])
+        };
+        Some(Self {
+            min: first,
+            median,
+            max: last,
+            count: sorted.len(),
+        })
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        self.min <= other.max && other.min <= self.max
+    }
+}
+
+/// How the first compares with the second.
+fn verdict(ours: Option<Spread>, theirs: Option<Spread>) -> String {
+    match (ours, theirs) {
+        (Some(ours), Some(theirs)) if ours.overlaps(&theirs) => "no difference".to_owned(),
+        (Some(ours), Some(theirs)) if theirs.median != 0.0 => {
+            format!("x {:.2}", ours.median / theirs.median)
+        }
+        _ => String::new(),
+    }
+}
+
+/// Rows about the whole of a node's own software, from rows about its processes. One of two processes alone gives none.
+fn node_software(software: Software, figures: &Figures) -> Figures {
+    let (first, second) = match software {
+        Software::Kedge => ("kedge", None),
+        Software::Upstream => ("kubelet", Some("kube-proxy")),
+    };
+    let of = |name: &str| format!(" of {name}, ");
+    figures
+        .iter()
+        .filter(|(name, _)| name.contains(&of(first)))
+        .filter_map(|(name, value)| {
+            let other = match second {
+                Some(second) => *figures.get(&name.replace(&of(first), &of(second)))?,
+                None => 0.0,
+            };
+            Some((
+                name.replace(&of(first), &of("node software")),
+                value + other,
+            ))
+        })
+        .collect()
+}
+
+/// All figures, measure by measure.
+pub fn table(samples: &[Sample]) -> String {
+    let mut figures: BTreeMap<(Measure, String), [Vec<f64>; 2]> = BTreeMap::new();
+    for sample in samples {
+        let mut all = node_software(sample.software, &sample.figures);
+        all.extend(sample.figures.clone());
+        for (name, value) in all {
+            let entry = figures.entry((sample.measure, name)).or_default();
+            entry[usize::from(sample.software == Software::Upstream)].push(value);
+        }
+    }
+    let mut out = String::new();
+    let mut last = None;
+    for ((measure, name), [ours, theirs]) in &figures {
+        if last != Some(*measure) {
+            let _ = writeln!(
+                out,
+                "\n{:<58} {:>30} {:>30}  kedge / upstream",
+                format!("{measure:?}").to_lowercase(),
+                "kedge: min median max (n)",
+                "upstream: min median max (n)"
+            );
+            last = Some(*measure);
+        }
+        let (ours, theirs) = (Spread::of(ours), Spread::of(theirs));
+        let _ = writeln!(
+            out,
+            "{name:<58} {:>30} {:>30}  {}",
+            shown(ours),
+            shown(theirs),
+            verdict(ours, theirs)
+        );
+    }
+    out
+}
+
+fn shown(spread: Option<Spread>) -> String {
+    spread.map_or("-".to_owned(), |spread| {
+        format!(
+            "{:.2} {:.2} {:.2} ({})",
+            spread.min, spread.median, spread.max, spread.count
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::store::Clock;
+    use super::*;
+
+    fn sample(software: Software, repetition: u32, figures: &[(&str, f64)]) -> Sample {
+        let figures = figures
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), *value));
+        Clock::start().sample(Measure::Memory, software, repetition, figures.collect())
+    }
+
+    fn line<'a>(text: &'a str, start: &str) -> &'a str {
+        text.lines().find(|line| line.starts_with(start)).unwrap()
+    }
+
+    #[test]
+    fn ranges_that_overlap_are_no_difference() {
+        let spread = |values: &[f64]| Spread::of(values);
+        assert_eq!(
+            verdict(spread(&[1.0, 3.0, 2.0]), spread(&[3.0, 9.0])),
+            "no difference"
+        );
+        assert_eq!(verdict(spread(&[1.0, 2.0]), spread(&[3.0])), "x 0.50");
+        assert_eq!(verdict(spread(&[1.0]), None), "");
+        assert_eq!(Spread::of(&[4.0, 1.0]).unwrap().median, 2.5);
+    }
+
+    #[test]
+    fn the_table_puts_both_side_by_side() {
+        let text = table(&[
+            sample(Software::Kedge, 1, &[("PSS MiB", 10.0)]),
+            sample(Software::Upstream, 1, &[("PSS MiB", 40.0)]),
+            sample(Software::Kedge, 2, &[("PSS MiB", 12.0)]),
+        ]);
+        let line = line(&text, "PSS");
+        assert!(line.contains("10.00 11.00 12.00 (2)"), "{line}");
+        assert!(line.ends_with("x 0.28"), "{line}");
+    }
+
+    #[test]
+    fn one_agent_stands_beside_the_two_programs_it_replaces() {
+        let text = table(&[
+            sample(Software::Kedge, 1, &[(" 30 pods: PSS of kedge, MiB", 15.0)]),
+            sample(
+                Software::Upstream,
+                1,
+                &[
+                    (" 30 pods: PSS of kubelet, MiB", 100.0),
+                    (" 30 pods: PSS of kube-proxy, MiB", 50.0),
+                ],
+            ),
+        ]);
+        let line = line(&text, " 30 pods: PSS of node software, MiB");
+        assert!(line.contains("15.00 15.00 15.00 (1)"), "{line}");
+        assert!(line.contains("150.00 150.00 150.00 (1)"), "{line}");
+        assert!(line.contains("x 0.10"), "{line}");
+    }
+
+    #[test]
+    fn half_of_upstreams_software_is_not_taken_for_the_whole() {
+        let figures = Figures::from([("CPU of kubelet, s/min".to_owned(), 1.0)]);
+        assert!(node_software(Software::Upstream, &figures).is_empty());
+    }
+}
