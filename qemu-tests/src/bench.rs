@@ -24,6 +24,7 @@ mod table;
 mod usage;
 mod watch;
 
+use std::fmt;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
@@ -81,6 +82,50 @@ impl Measure {
     ];
 }
 
+/// What is measured at once: a measure, or one of its windows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    measure: Measure,
+    /// With so many pods on the node, where a measure is taken with several numbers of them.
+    pods: Option<usize>,
+}
+
+impl From<Measure> for Part {
+    fn from(measure: Measure) -> Self {
+        Self {
+            measure,
+            pods: None,
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", format!("{:?}", self.measure).to_lowercase())?;
+        match self.pods {
+            Some(pods) => write!(out, " with {pods} pods"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The parts of a measure in a round that has 110 pods or has not.
+fn parts(measure: Measure, pods_110: bool) -> Vec<Part> {
+    let counts = match measure {
+        Measure::Memory | Measure::Idle if pods_110 => &[0, session::PODS, session::MORE_PODS][..],
+        Measure::Memory | Measure::Idle => &[0, session::PODS],
+        // Its machine is filled once.
+        Measure::Metrics if pods_110 => &[session::MORE_PODS],
+        Measure::Metrics => &[session::PODS],
+        _ => return vec![measure.into()],
+    };
+    let part = |count: &usize| Part {
+        measure,
+        pods: Some(*count),
+    };
+    counts.iter().map(part).collect()
+}
+
 /// What the user asked for.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -118,49 +163,49 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
     let mut store = Store::open(&path, store::build_of(&artefacts, SIZE)?, request.fresh)?;
     let mut failures = Vec::new();
     for (repetition, software) in order(request) {
+        let pods_110 = request.pods_110 && repetition == 1;
         let mut take = |measures: &[Measure], failures: &mut Vec<String>| -> Result<()> {
-            let missing: Vec<Measure> = measures
+            let missing: Vec<Part> = measures
                 .iter()
-                .copied()
                 .filter(|measure| wanted.contains(measure))
-                .filter(|measure| !store.has(*measure, software, repetition))
+                .flat_map(|measure| parts(*measure, pods_110))
+                .filter(|part| !store.has(*part, software, repetition))
                 .collect();
-            if missing.is_empty() {
+            let Some(&first) = missing.first() else {
                 return Ok(());
-            }
-            println!("\n== {} no. {repetition}: {missing:?}", software.name());
+            };
+            println!(
+                "\n== {} no. {repetition}: {}",
+                software.name(),
+                list(&missing)
+            );
             let clock = store::Clock::start();
-            let mut record = |measure: Measure, figures: Result<Figures>| match figures {
-                Ok(figures) => store.add(clock.sample(measure, software, repetition, figures)),
+            let mut record = |part: Part, figures: Result<Figures>| match figures {
+                Ok(figures) => store.add(clock.sample(part.measure, software, repetition, figures)),
                 Err(error) => {
-                    println!("{measure:?} of {} failed: {error:#}", software.name());
+                    println!("{part} of {} failed: {error:#}", software.name());
                     failures.push(format!(
-                        "{measure:?} of {}, no. {repetition}: {error:#}",
+                        "{part} of {}, no. {repetition}: {error:#}",
                         software.name()
                     ));
                     Ok(())
                 }
             };
-            if missing == [Measure::Split] {
-                return record(Measure::Split, session::split(dirs, &artefacts, software));
+            match (first.measure, first.pods) {
+                (Measure::Split, _) => record(first, session::split(dirs, &artefacts, software)),
+                (Measure::Metrics, Some(pods)) => {
+                    record(first, session::scraped(dirs, &artefacts, software, pods))
+                }
+                (Measure::Ram, _) => record(first, ram::figures(dirs, &artefacts, software)),
+                (Measure::Services, _) => record(first, services::run(dirs, &artefacts, software)),
+                _ => {
+                    let plan = session::Plan {
+                        software,
+                        parts: missing,
+                    };
+                    session::run(dirs, &artefacts, &plan, &mut record)
+                }
             }
-            if missing == [Measure::Metrics] {
-                let pods = session::many(request.pods_110 && repetition == 1);
-                let figures = session::scraped(dirs, &artefacts, software, pods);
-                return record(Measure::Metrics, figures);
-            }
-            if missing == [Measure::Ram] {
-                return record(Measure::Ram, ram::figures(dirs, &artefacts, software));
-            }
-            if missing == [Measure::Services] {
-                return record(Measure::Services, services::run(dirs, &artefacts, software));
-            }
-            let plan = session::Plan {
-                software,
-                measures: missing,
-                pods_110: request.pods_110 && repetition == 1,
-            };
-            session::run(dirs, &artefacts, &plan, &mut record)
         };
         for measures in [
             &Measure::IN_VM[..],
@@ -187,6 +232,11 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
         );
     }
     Ok(())
+}
+
+fn list(parts: &[Part]) -> String {
+    let names: Vec<String> = parts.iter().map(Part::to_string).collect();
+    names.join(", ")
 }
 
 fn wanted(measures: &[Measure]) -> Vec<Measure> {
@@ -261,5 +311,20 @@ mod tests {
             wanted(&[Measure::Idle, Measure::Boot, Measure::Idle]),
             [Measure::Boot, Measure::Idle]
         );
+    }
+
+    #[test]
+    fn measures_with_windows_have_one_part_each() {
+        let names = |measure, pods_110| list(&parts(measure, pods_110));
+        assert_eq!(
+            names(Measure::Memory, true),
+            "memory with 0 pods, memory with 30 pods, memory with 110 pods"
+        );
+        assert_eq!(
+            names(Measure::Idle, false),
+            "idle with 0 pods, idle with 30 pods"
+        );
+        assert_eq!(names(Measure::Metrics, true), "metrics with 110 pods");
+        assert_eq!(names(Measure::Boot, true), "boot");
     }
 }

@@ -1,6 +1,6 @@
 //! A window in which nothing happens: what the node's software holds in memory, and what it does per minute all the same.
 //!
-//! In: a lab at rest. Out: figures for `memory` and `idle`, named after the number of pods.
+//! In: a lab at rest. Out: figures for `memory` and `idle`, named after the number of pods ([`super::Part`]).
 
 use std::time::Duration;
 
@@ -8,14 +8,19 @@ use anyhow::Result;
 
 use super::lab::Lab;
 use super::memory;
-use super::store::Figures;
+use super::store::{Figures, with_pods};
 use super::usage::{by_group, seconds};
 
 /// Rates need a window; memory needs the dust to settle.
 const SETTLE: Duration = Duration::from_secs(45);
 const WINDOW: Duration = Duration::from_secs(60);
 
-pub fn window(lab: &Lab, pods: usize, memory: &mut Figures, idle: &mut Figures) -> Result<()> {
+pub struct Window {
+    pub memory: Figures,
+    pub idle: Figures,
+}
+
+pub fn window(lab: &Lab, pods: usize) -> Result<Window> {
     std::thread::sleep(SETTLE);
     let written = lab.disk_written()?;
     let before = lab.sample()?;
@@ -25,9 +30,10 @@ pub fn window(lab: &Lab, pods: usize, memory: &mut Figures, idle: &mut Figures) 
     let after = lab.sample()?;
     let minutes = seconds(&before, &after) / 60.0;
     let groups = by_group(&before, &after);
-    memory.extend(memory::figures(pods, &groups, &after));
+    let memory = memory::figures(pods, &groups, &after);
+    let mut idle = Figures::new();
     let mut add = |name: String, value: f64| {
-        idle.insert(format!("{pods:>3} pods: {name}"), value);
+        idle.insert(format!("{}{name}", with_pods(pods)), value);
     };
     for (label, usage) in &groups {
         add(
@@ -58,5 +64,5 @@ pub fn window(lab: &Lab, pods: usize, memory: &mut Figures, idle: &mut Figures) 
         "written to disk, KiB/min".into(),
         kib(lab.disk_written()?.saturating_sub(written)) / minutes,
     );
-    Ok(())
+    Ok(Window { memory, idle })
 }

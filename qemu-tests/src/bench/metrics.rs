@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::lab::{Lab, NODE};
 use super::pods::percentile;
-use super::store::Figures;
+use super::store::{Figures, with_pods};
 use super::usage::{by_group, number, seconds};
 use crate::api::text_at;
 use crate::consumers::access;
@@ -46,7 +46,7 @@ pub fn figures(lab: &Lab, pods: usize) -> Result<Figures> {
     thread::sleep(SETTLE);
     let mut figures = Figures::new();
     let mut add = |name: String, value: f64| {
-        figures.insert(format!("{pods:>3} pods: {name}"), value);
+        figures.insert(format!("{}{name}", with_pods(pods)), value);
     };
     let rest = window(lab, None)?;
     let one = window(lab, Some(&plan))?;

@@ -1,6 +1,6 @@
 //! Samples on disk.
 //!
-//! In: one [`Sample`] per measure, software and repetition. Out: a JSON file that is whole after every sample. A file of another build or machine is
+//! In: one [`Sample`] per [`Part`], software and repetition. Out: a JSON file that is whole after every sample. A file of another build or machine is
 //! set aside, not mixed in. What the samples say together is [`super::table`]'s.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::Measure;
+use super::{Measure, Part};
 use crate::artefacts::Artefacts;
 use crate::cluster::Size;
 use crate::qemu::Accel;
@@ -19,6 +19,11 @@ use crate::twin::Software;
 
 /// Figures by name; the name ends with the unit.
 pub type Figures = BTreeMap<String, f64>;
+
+/// How figures begin that were taken with so many pods on the node.
+pub fn with_pods(count: usize) -> String {
+    format!("{count:>3} pods: ")
+}
 
 /// What samples have in common that may stand in one table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,9 +172,13 @@ impl Store {
         })
     }
 
-    pub fn has(&self, measure: Measure, software: Software, repetition: u32) -> bool {
+    /// Older files have one sample for all windows of a measure: what counts are the figures.
+    pub fn has(&self, part: Part, software: Software, repetition: u32) -> bool {
+        let start = part.pods.map(with_pods).unwrap_or_default();
         self.document.samples.iter().any(|sample| {
-            (sample.measure, sample.software, sample.repetition) == (measure, software, repetition)
+            (sample.measure, sample.software, sample.repetition)
+                == (part.measure, software, repetition)
+                && sample.figures.keys().any(|name| name.starts_with(&start))
         })
     }
 
@@ -225,16 +234,36 @@ mod tests {
         let mut store = Store::open(&path, build("a"), false).unwrap();
         store.add(sample(Software::Kedge, 1, 2.0)).unwrap();
         let store = Store::open(&path, build("a"), false).unwrap();
-        assert!(store.has(Measure::Memory, Software::Kedge, 1));
-        assert!(!store.has(Measure::Memory, Software::Upstream, 1));
+        assert!(store.has(Measure::Memory.into(), Software::Kedge, 1));
+        assert!(!store.has(Measure::Memory.into(), Software::Upstream, 1));
         let with_upstream = Build {
             upstream: Some("u".into()),
             ..build("a")
         };
         let store = Store::open(&path, with_upstream, false).unwrap();
-        assert!(store.has(Measure::Memory, Software::Kedge, 1));
+        assert!(store.has(Measure::Memory.into(), Software::Kedge, 1));
         let store = Store::open(&path, build("b"), false).unwrap();
-        assert!(!store.has(Measure::Memory, Software::Kedge, 1));
+        assert!(!store.has(Measure::Memory.into(), Software::Kedge, 1));
         assert!(path.with_extension("old.json").is_file());
+    }
+
+    #[test]
+    fn a_window_that_is_missing_is_missed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bench.json");
+        let mut store = Store::open(&path, build("a"), false).unwrap();
+        let figures = [" 30 pods: PSS of kedge, MiB", "  0 pods: PSS of kedge, MiB"];
+        let figures = figures.map(|name| (name.to_owned(), 1.0)).into();
+        store
+            .add(Clock::start().sample(Measure::Memory, Software::Kedge, 1, figures))
+            .unwrap();
+        let has = |pods| {
+            let part = Part {
+                measure: Measure::Memory,
+                pods: Some(pods),
+            };
+            store.has(part, Software::Kedge, 1)
+        };
+        assert!(has(0) && has(30) && !has(110) && !has(3));
     }
 }
