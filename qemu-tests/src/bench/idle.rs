@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::lab::Lab;
-use super::memory;
 use super::store::{Figures, with_pods};
 use super::usage::{by_group, seconds};
+use super::{memory, pods};
 
 /// Rates need a window; memory needs the dust to settle.
 const SETTLE: Duration = Duration::from_secs(45);
@@ -20,20 +20,23 @@ pub struct Window {
     pub idle: Figures,
 }
 
-pub fn window(lab: &Lab, pods: usize) -> Result<Window> {
+/// Fails unless exactly `count` pods run before and after.
+pub fn window(lab: &Lab, count: usize) -> Result<Window> {
     std::thread::sleep(SETTLE);
+    pods::expect(lab, count)?;
     let written = lab.disk_written()?;
     let before = lab.sample()?;
     let (sent, received) = lab.api_bytes()?;
     std::thread::sleep(WINDOW);
     let (sent_after, received_after) = lab.api_bytes()?;
     let after = lab.sample()?;
+    pods::expect(lab, count)?;
     let minutes = seconds(&before, &after) / 60.0;
     let groups = by_group(&before, &after);
-    let memory = memory::figures(pods, &groups, &after);
+    let memory = memory::figures(count, &groups, &after);
     let mut idle = Figures::new();
     let mut add = |name: String, value: f64| {
-        idle.insert(format!("{}{name}", with_pods(pods)), value);
+        idle.insert(format!("{}{name}", with_pods(count)), value);
     };
     for (label, usage) in &groups {
         add(

@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::lab::Lab;
+use super::pods;
 use super::store::{Figures, with_pods};
 use super::usage::{Usage, number};
 
@@ -30,13 +31,15 @@ pub fn figures(pods: usize, groups: &BTreeMap<&str, Usage>, sample: &Value) -> F
     figures
 }
 
-/// Bytes that reach the disk in 20 minutes.
-pub fn flash(lab: &Lab, pods: usize) -> Result<Figures> {
+/// Bytes that reach the disk in 20 minutes, with exactly `count` pods before and after.
+pub fn flash(lab: &Lab, count: usize) -> Result<Figures> {
+    pods::expect(lab, count)?;
     let before = lab.disk_written()?;
     std::thread::sleep(FLASH_WINDOW);
     let written = lab.disk_written()?.saturating_sub(before);
+    pods::expect(lab, count)?;
     Ok(Figures::from([(
-        format!("{}written in 20 idle minutes, KiB", with_pods(pods)),
+        format!("{}written in 20 idle minutes, KiB", with_pods(count)),
         written as f64 / 1024.0,
     )]))
 }

@@ -1,7 +1,8 @@
 //! One machine, all measures of one repetition, in an order that lets each find what it needs: boot, no pods, pods one by one, 30 pods, 110.
 //!
 //! In: a [`Plan`]. Out: each part's figures, handed over as soon as they are there: what a kill or a failure later on takes is only what had not been
-//! measured. A part that fails leaves the others their turn.
+//! measured. A part that fails leaves the others their turn, and no pods: the node is cleared after measures with pods of their own, so that 30 and
+//! 110 pods always come by waves of ten, whether or not `pods` with its burst was measured before.
 
 use anyhow::{Result, anyhow};
 
@@ -80,17 +81,18 @@ pub fn run(dirs: &Dirs, artefacts: &Artefacts, plan: &Plan, record: &mut Record<
     window(&lab, plan, 0, record)?;
     if plan.wants(Measure::Network) {
         record(Measure::Network.into(), network::figures(&lab))?;
+        pods::clear(&lab)?;
     }
     let counts = [PODS, MORE_PODS].map(|count| plan.needs(count).then_some(count));
     if !plan.wants(Measure::Pods) && counts == [None, None] {
         return Ok(());
     }
     let watch = pods::watch(&lab)?;
-    let mut there = 0;
     if plan.wants(Measure::Pods) {
         record(Measure::Pods.into(), pods::figures(&lab, &watch, PODS))?;
-        there = PODS;
+        pods::clear(&lab)?;
     }
+    let mut there = 0;
     for count in counts.into_iter().flatten() {
         pods::waves(&lab, &watch, there, count)?;
         there = count;
