@@ -47,15 +47,15 @@ pub use sizes::sizes;
 pub enum Measure {
     /// Kernel entry to Ready and containerd up to Ready: first join, warm.
     Boot,
-    /// PSS of the node's software by process, at 0 and 30 pods (110 with --pods-110).
+    /// PSS of the node's software by process, at 0 and 30 pods (in the first round 110 too, with --pods-110 or `all`).
     Memory,
     /// Bind to Running one by one and in a burst of 30; a container's end to its status in the API.
     Pods,
     /// Pods again, with the runtime's share told from the agent's own by a tracing CRI proxy.
     Split,
-    /// CPU, context switches, API bytes and connections per idle minute, at 0 and 30 pods.
+    /// CPU, context switches, API bytes and connections per idle minute, at 0, 30 and 110 pods as `memory`.
     Idle,
-    /// What being scraped costs, with 30 pods (110 in the first round with --pods-110): nobody, one scraper, twenty at once.
+    /// What being scraped costs, with 30 pods (in the first round 110, as `memory`): nobody, one scraper, twenty at once.
     Metrics,
     /// 1 000 and 10 000 Services with two endpoints each, natively.
     Services,
@@ -67,7 +67,7 @@ pub enum Measure {
     Ram,
     /// Sizes of programs and image.
     Sizes,
-    /// All of them.
+    /// All of them, with 110 pods in the first round.
     All,
 }
 
@@ -132,10 +132,30 @@ pub struct Request {
     pub measures: Vec<Measure>,
     pub against_upstream: bool,
     pub repeat: u32,
+    /// `all` asks for them too ([`Request::has_110`]).
     pub pods_110: bool,
     /// Forget samples of an earlier run.
     pub fresh: bool,
     pub out: Option<PathBuf>,
+}
+
+impl Request {
+    /// Whether the first round has 110 pods.
+    fn has_110(&self) -> bool {
+        self.pods_110 || self.measures.contains(&Measure::All)
+    }
+
+    /// What is said of them, if a measure is asked for that could have them.
+    fn about_110(&self, wanted: &[Measure]) -> Option<&'static str> {
+        let could = |measure: &Measure| parts(*measure, true) != parts(*measure, false);
+        if !wanted.iter().any(could) {
+            None
+        } else if self.has_110() {
+            Some("110 pods: in the first round only, one sample a side")
+        } else {
+            Some("110 pods are not measured: --pods-110 or `all` asks for them")
+        }
+    }
 }
 
 /// Of every VM that is measured: enough that neither software is short of anything.
@@ -163,7 +183,7 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
     let mut store = Store::open(&path, store::build_of(&artefacts, SIZE)?, request.fresh)?;
     let mut failures = Vec::new();
     for (repetition, software) in order(request) {
-        let pods_110 = request.pods_110 && repetition == 1;
+        let pods_110 = request.has_110() && repetition == 1;
         let mut take = |measures: &[Measure], failures: &mut Vec<String>| -> Result<()> {
             let missing: Vec<Part> = measures
                 .iter()
@@ -220,6 +240,9 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
         }
     }
     print!("{}", table::table(store.samples()));
+    if let Some(words) = request.about_110(&wanted) {
+        println!("\n{words}");
+    }
     println!("\nSamples: {}", store.path.display());
     if wanted.contains(&Measure::Sizes) {
         sizes()?;
@@ -326,5 +349,23 @@ mod tests {
         );
         assert_eq!(names(Measure::Metrics, true), "metrics with 110 pods");
         assert_eq!(names(Measure::Boot, true), "boot");
+    }
+
+    #[test]
+    fn all_has_110_pods_and_other_runs_say_whether_they_do() {
+        let all = request(true, 3);
+        assert!(all.has_110());
+        let said = |measure, pods_110| {
+            let request = Request {
+                measures: vec![measure],
+                pods_110,
+                ..request(true, 3)
+            };
+            request.about_110(&wanted(&request.measures))
+        };
+        assert!(said(Measure::All, false).unwrap().contains("first round"));
+        assert!(said(Measure::Idle, true).unwrap().contains("first round"));
+        assert!(said(Measure::Idle, false).unwrap().contains("not measured"));
+        assert_eq!(said(Measure::Boot, true), None);
     }
 }
