@@ -71,6 +71,12 @@ pub enum Measure {
     All,
 }
 
+impl fmt::Display for Measure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&format!("{self:?}").to_lowercase())
+    }
+}
+
 impl Measure {
     const IN_VM: [Self; 6] = [
         Self::Boot,
@@ -101,7 +107,7 @@ impl From<Measure> for Part {
 
 impl fmt::Display for Part {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}", format!("{:?}", self.measure).to_lowercase())?;
+        write!(out, "{}", self.measure)?;
         match self.pods {
             Some(pods) => write!(out, " with {pods} pods"),
             None => Ok(()),
@@ -239,11 +245,12 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
             }
         }
     }
-    print!("{}", table::table(store.samples()));
+    print!("{}", table::table(store.samples(), &wanted));
     if let Some(words) = request.about_110(&wanted) {
         println!("\n{words}");
     }
-    println!("\nSamples: {}", store.path.display());
+    println!("\n{}", store.news());
+    println!("Samples: {}", store.path.display());
     if wanted.contains(&Measure::Sizes) {
         sizes()?;
     }

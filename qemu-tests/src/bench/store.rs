@@ -11,6 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use super::table::origin;
 use super::{Measure, Part};
 use crate::artefacts::Artefacts;
 use crate::cluster::Size;
@@ -134,6 +135,8 @@ struct Document {
 pub struct Store {
     pub path: PathBuf,
     document: Document,
+    /// Of the samples, those that were there when it was opened.
+    kept: usize,
 }
 
 impl Store {
@@ -146,7 +149,9 @@ impl Store {
         let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
         let samples = match old {
             Some(old) if old.build.continues(&build) && !fresh => {
-                println!("{} samples of this build are kept", old.samples.len());
+                if let Some(origin) = origin(old.samples.iter()) {
+                    println!("kept: {} samples {origin}", old.samples.len());
+                }
                 upstream = upstream.or(old.build.upstream);
                 old.samples
             }
@@ -163,6 +168,7 @@ impl Store {
             None => Vec::new(),
         };
         Ok(Self {
+            kept: samples.len(),
             path: path.to_owned(),
             document: Document {
                 command: format!("cargo rig {command}"),
@@ -180,6 +186,22 @@ impl Store {
                 == (part.measure, software, repetition)
                 && sample.figures.keys().any(|name| name.starts_with(&start))
         })
+    }
+
+    /// What a run has added to what was there, for those who look at a table.
+    pub fn news(&self) -> String {
+        let (kept, added) = self.document.samples.split_at(self.kept);
+        let Some(origin) = origin(kept.iter()) else {
+            return format!("{} samples, all of this run", added.len());
+        };
+        let new = match added.len() {
+            0 => "nothing measured".to_owned(),
+            count => format!("{count} samples of this run"),
+        };
+        format!(
+            "{new}: {} samples {origin} are kept; --fresh begins anew",
+            kept.len()
+        )
     }
 
     pub fn samples(&self) -> &[Sample] {
@@ -245,6 +267,28 @@ mod tests {
         let store = Store::open(&path, build("b"), false).unwrap();
         assert!(!store.has(Measure::Memory.into(), Software::Kedge, 1));
         assert!(path.with_extension("old.json").is_file());
+    }
+
+    #[test]
+    fn a_run_that_measures_nothing_says_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bench.json");
+        let mut store = Store::open(&path, build("a"), false).unwrap();
+        store.add(sample(Software::Kedge, 1, 2.0)).unwrap();
+        assert_eq!(store.news(), "1 samples, all of this run");
+        let mut store = Store::open(&path, build("a"), false).unwrap();
+        let news = store.news();
+        assert!(
+            news.starts_with("nothing measured: 1 samples of 2"),
+            "{news}"
+        );
+        assert!(news.ends_with("are kept; --fresh begins anew"), "{news}");
+        store.add(sample(Software::Kedge, 2, 2.0)).unwrap();
+        assert!(
+            store
+                .news()
+                .starts_with("1 samples of this run: 1 samples of 2")
+        );
     }
 
     #[test]

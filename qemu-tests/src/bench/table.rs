@@ -1,6 +1,6 @@
 //! What samples say together. Pure.
 //!
-//! In: samples. Out: a table with minimum, median, maximum and the ratio of medians. Ranges that overlap read "no difference", and
+//! In: samples. Out: for each measure when and under which load its samples were taken, and a table with minimum, median, maximum and the ratio of medians. Ranges that overlap read "no difference", and
 //! with fewer than three samples on a side the words beside the ratio say so. `kedge` does the work of
 //! `kubelet` and `kube-proxy`, so the table has a row "node software" for each of their figures: one side's process, the other side's two added up.
 
@@ -89,10 +89,27 @@ fn node_software(software: Software, figures: &Figures) -> Figures {
         .collect()
 }
 
-/// All figures, measure by measure.
-pub fn table(samples: &[Sample]) -> String {
+/// From when samples are, and under which load (of one minute) they were taken.
+pub fn origin<'a>(samples: impl Iterator<Item = &'a Sample> + Clone) -> Option<String> {
+    let (first, last) = (
+        samples.clone().map(|sample| sample.at.as_str()).min()?,
+        samples.clone().map(|sample| sample.at.as_str()).max()?,
+    );
+    let load = Spread::of(&samples.flat_map(|sample| sample.load).collect::<Vec<_>>())?;
+    Some(format!(
+        "of {first} to {last}, load {:.1} to {:.1}",
+        load.min, load.max
+    ))
+}
+
+/// All figures of what is `wanted`, measure by measure, each with its samples' [`origin`].
+pub fn table(samples: &[Sample], wanted: &[Measure]) -> String {
+    let of = |wanted: Measure| {
+        let all = samples.iter();
+        all.filter(move |sample| sample.measure == wanted)
+    };
     let mut figures: BTreeMap<(Measure, String), [Vec<f64>; 2]> = BTreeMap::new();
-    for sample in samples {
+    for sample in wanted.iter().flat_map(|measure| of(*measure)) {
         let mut all = node_software(sample.software, &sample.figures);
         all.extend(sample.figures.clone());
         for (name, value) in all {
@@ -106,8 +123,9 @@ pub fn table(samples: &[Sample]) -> String {
         if last != Some(*measure) {
             let _ = writeln!(
                 out,
-                "\n{:<58} {:>30} {:>30}  kedge / upstream",
-                format!("{measure:?}").to_lowercase(),
+                "\n{measure}: {}\n{:<58} {:>30} {:>30}  kedge / upstream",
+                origin(of(*measure)).unwrap_or_default(),
+                "",
                 "kedge: min median max (n)",
                 "upstream: min median max (n)"
             );
@@ -176,11 +194,14 @@ mod tests {
 
     #[test]
     fn the_table_puts_both_side_by_side() {
-        let text = table(&[
-            sample(Software::Kedge, 1, &[("PSS MiB", 10.0)]),
-            sample(Software::Upstream, 1, &[("PSS MiB", 40.0)]),
-            sample(Software::Kedge, 2, &[("PSS MiB", 12.0)]),
-        ]);
+        let text = table(
+            &[
+                sample(Software::Kedge, 1, &[("PSS MiB", 10.0)]),
+                sample(Software::Upstream, 1, &[("PSS MiB", 40.0)]),
+                sample(Software::Kedge, 2, &[("PSS MiB", 12.0)]),
+            ],
+            &[Measure::Memory],
+        );
         let line = line(&text, "PSS");
         assert!(line.contains("10.00 11.00 12.00 (2)"), "{line}");
         assert!(line.contains("x 0.28"), "{line}");
@@ -188,17 +209,20 @@ mod tests {
 
     #[test]
     fn one_agent_stands_beside_the_two_programs_it_replaces() {
-        let text = table(&[
-            sample(Software::Kedge, 1, &[(" 30 pods: PSS of kedge, MiB", 15.0)]),
-            sample(
-                Software::Upstream,
-                1,
-                &[
-                    (" 30 pods: PSS of kubelet, MiB", 100.0),
-                    (" 30 pods: PSS of kube-proxy, MiB", 50.0),
-                ],
-            ),
-        ]);
+        let text = table(
+            &[
+                sample(Software::Kedge, 1, &[(" 30 pods: PSS of kedge, MiB", 15.0)]),
+                sample(
+                    Software::Upstream,
+                    1,
+                    &[
+                        (" 30 pods: PSS of kubelet, MiB", 100.0),
+                        (" 30 pods: PSS of kube-proxy, MiB", 50.0),
+                    ],
+                ),
+            ],
+            &[Measure::Memory],
+        );
         let line = line(&text, " 30 pods: PSS of node software, MiB");
         assert!(line.contains("15.00 15.00 15.00 (1)"), "{line}");
         assert!(line.contains("150.00 150.00 150.00 (1)"), "{line}");
@@ -209,5 +233,23 @@ mod tests {
     fn half_of_upstreams_software_is_not_taken_for_the_whole() {
         let figures = Figures::from([("CPU of kubelet, s/min".to_owned(), 1.0)]);
         assert!(node_software(Software::Upstream, &figures).is_empty());
+    }
+
+    #[test]
+    fn a_table_is_of_what_was_asked_for_and_says_when_it_was_taken() {
+        let mut old = sample(Software::Kedge, 1, &[("PSS MiB", 10.0)]);
+        old.at = "2026-11-27T10:00:00Z".into();
+        old.load = [0.5, 2.0];
+        let mut new = sample(Software::Kedge, 2, &[("PSS MiB", 10.0)]);
+        new.at = "2026-11-28T10:00:00Z".into();
+        new.load = [1.0, 9.0];
+        let samples = [new, old];
+        let text = table(&samples, &[Measure::Memory]);
+        assert_eq!(
+            text.lines().nth(1),
+            Some("memory: of 2026-11-27T10:00:00Z to 2026-11-28T10:00:00Z, load 0.5 to 9.0")
+        );
+        assert_eq!(table(&samples, &[Measure::Boot]), "");
+        assert_eq!(origin([].iter()), None);
     }
 }
