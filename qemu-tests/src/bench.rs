@@ -205,16 +205,20 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
                 software.name(),
                 list(&missing)
             );
-            let clock = store::Clock::start();
-            let mut record = |part: Part, figures: Result<Figures>| match figures {
-                Ok(figures) => store.add(clock.sample(part.measure, software, repetition, figures)),
-                Err(error) => {
-                    println!("{part} of {} failed: {error:#}", software.name());
-                    failures.push(format!(
-                        "{part} of {}, no. {repetition}: {error:#}",
-                        software.name()
-                    ));
-                    Ok(())
+            let clock = store::Clock::start()?;
+            let mut record = |part: Part, figures: Result<Figures>| {
+                let sample = figures
+                    .and_then(|figures| clock.sample(part.measure, software, repetition, figures));
+                match sample {
+                    Ok(sample) => store.add(sample),
+                    Err(error) => {
+                        println!("{part} of {} failed: {error:#}", software.name());
+                        failures.push(format!(
+                            "{part} of {}, no. {repetition}: {error:#}",
+                            software.name()
+                        ));
+                        Ok(())
+                    }
                 }
             };
             match (first.measure, first.pods) {

@@ -1,14 +1,15 @@
 //! Samples on disk.
 //!
 //! In: one [`Sample`] per [`Part`], software and repetition. Out: a JSON file that is whole after every sample. A file of another build or machine is
-//! set aside, not mixed in. What the samples say together is [`super::table`]'s.
+//! set aside, not mixed in; one that cannot be read is an error, and so is a figure that is not a number. What the samples say together is [`super::table`]'s.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::table::origin;
@@ -89,11 +90,11 @@ pub struct Clock {
 }
 
 impl Clock {
-    pub fn start() -> Self {
-        Self {
+    pub fn start() -> Result<Self> {
+        Ok(Self {
             start: Instant::now(),
-            load: load(),
-        }
+            load: load()?,
+        })
     }
 
     pub fn sample(
@@ -102,27 +103,35 @@ impl Clock {
         software: Software,
         repetition: u32,
         figures: Figures,
-    ) -> Sample {
-        Sample {
+    ) -> Result<Sample> {
+        Ok(Sample {
             measure,
             software,
             repetition,
             at: jiff::Timestamp::now()
                 .strftime("%Y-%m-%dT%H:%M:%SZ")
                 .to_string(),
-            load: [self.load, load()],
+            load: [self.load, load()?],
             seconds: self.start.elapsed().as_secs_f64(),
-            figures,
-        }
+            figures: numbers(figures)?,
+        })
     }
 }
 
-fn load() -> f64 {
-    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split_whitespace()
-        .next()
-        .and_then(|word| word.parse().ok())
-        .unwrap_or(f64::NAN)
+/// JSON has no "not a number": it would be written as `null`, which no later run can read.
+fn numbers(figures: Figures) -> Result<Figures> {
+    ensure!(!figures.is_empty(), "there are no figures");
+    for (name, value) in &figures {
+        ensure!(value.is_finite(), "{name} is {value}, not a number");
+    }
+    Ok(figures)
+}
+
+fn load() -> Result<f64> {
+    let text = fs::read_to_string("/proc/loadavg").context("read /proc/loadavg")?;
+    let word = text.split_whitespace().next().unwrap_or("");
+    word.parse()
+        .with_context(|| format!("/proc/loadavg holds {text:?}"))
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -142,18 +151,30 @@ pub struct Store {
 impl Store {
     /// Goes on with the samples at `path` if they are of this build.
     pub fn open(path: &Path, build: Build, fresh: bool) -> Result<Self> {
-        let old: Option<Document> = fs::read(path)
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok());
+        let old = match fs::read(path) {
+            Ok(text) => Some(serde_json::from_slice::<Document>(&text)),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => {
+                return Err(error).with_context(|| format!("read samples in {}", path.display()));
+            }
+        };
         let mut upstream = build.upstream.clone();
         let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
         let samples = match old {
-            Some(old) if old.build.continues(&build) && !fresh => {
+            Some(Ok(old)) if old.build.continues(&build) && !fresh => {
                 if let Some(origin) = origin(old.samples.iter()) {
                     println!("kept: {} samples {origin}", old.samples.len());
                 }
                 upstream = upstream.or(old.build.upstream);
                 old.samples
+            }
+            Some(Err(error)) if !fresh => {
+                return Err(error).with_context(|| {
+                    format!(
+                        "{} holds no samples that can be gone on with: move it away, or set it aside with --fresh",
+                        path.display()
+                    )
+                });
             }
             Some(_) => {
                 let aside = path.with_extension("old.json");
@@ -241,12 +262,15 @@ mod tests {
     }
 
     fn sample(software: Software, repetition: u32, value: f64) -> Sample {
-        Clock::start().sample(
-            Measure::Memory,
-            software,
-            repetition,
-            Figures::from([("PSS MiB".to_owned(), value)]),
-        )
+        Clock::start()
+            .unwrap()
+            .sample(
+                Measure::Memory,
+                software,
+                repetition,
+                Figures::from([("PSS MiB".to_owned(), value)]),
+            )
+            .unwrap()
     }
 
     #[test]
@@ -299,7 +323,12 @@ mod tests {
         let figures = [" 30 pods: PSS of kedge, MiB", "  0 pods: PSS of kedge, MiB"];
         let figures = figures.map(|name| (name.to_owned(), 1.0)).into();
         store
-            .add(Clock::start().sample(Measure::Memory, Software::Kedge, 1, figures))
+            .add(
+                Clock::start()
+                    .unwrap()
+                    .sample(Measure::Memory, Software::Kedge, 1, figures)
+                    .unwrap(),
+            )
             .unwrap();
         let has = |pods| {
             let part = Part {
@@ -309,5 +338,30 @@ mod tests {
             store.has(part, Software::Kedge, 1)
         };
         assert!(has(0) && has(30) && !has(110) && !has(3));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_written_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bench.json");
+        for text in ["{", "{\"command\": \"x\"}", "null"] {
+            fs::write(&path, text).unwrap();
+            let error = Store::open(&path, build("a"), false).err().unwrap();
+            assert!(error.to_string().contains("--fresh"), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        Store::open(&path, build("a"), true).unwrap();
+        assert!(!path.exists());
+        fs::create_dir(&path).unwrap();
+        assert!(Store::open(&path, build("a"), false).is_err());
+    }
+
+    #[test]
+    fn what_is_not_a_number_is_refused() {
+        for value in [f64::NAN, f64::INFINITY] {
+            let error = numbers(Figures::from([("CPU, s".to_owned(), value)])).unwrap_err();
+            assert!(error.to_string().starts_with("CPU, s is "), "{error}");
+        }
+        assert!(numbers(Figures::new()).is_err());
     }
 }

@@ -161,7 +161,10 @@ mod tests {
         let figures = figures
             .iter()
             .map(|(name, value)| ((*name).to_owned(), *value));
-        Clock::start().sample(Measure::Memory, software, repetition, figures.collect())
+        Clock::start()
+            .unwrap()
+            .sample(Measure::Memory, software, repetition, figures.collect())
+            .unwrap()
     }
 
     fn line<'a>(text: &'a str, start: &str) -> &'a str {
