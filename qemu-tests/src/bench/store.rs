@@ -1,7 +1,7 @@
 //! Samples on disk.
 //!
 //! In: one [`Sample`] per [`Part`], software and repetition. Out: a JSON file that is whole after every sample. A file of another build or machine is
-//! set aside, not mixed in; one that cannot be read is an error, and so is a figure that is not a number. What the samples say together is [`super::table`]'s.
+//! set aside under its build's name, not mixed in; one that cannot be read is an error, and so is a figure that is not a number. What the samples say together is [`super::table`]'s.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -40,6 +40,13 @@ pub struct Build {
 }
 
 impl Build {
+    /// For a file's name: the programs' hashes.
+    fn label(&self) -> String {
+        let names = [Some(&self.image), self.upstream.as_ref()];
+        let names: Vec<&str> = names.into_iter().flatten().map(String::as_str).collect();
+        names.join("-")
+    }
+
     /// Whether samples of both may stand in one table. A run of Kedge alone knows no upstream.
     fn continues(&self, next: &Self) -> bool {
         let upstream = match (&self.upstream, &next.upstream) {
@@ -118,6 +125,17 @@ impl Clock {
     }
 }
 
+/// Where another build's samples go: `bench.LABEL.json`, or with a number if that is taken. Nothing is written over.
+fn aside(path: &Path, label: &str, taken: impl Fn(&Path) -> bool) -> PathBuf {
+    let mut aside = path.with_extension(format!("{label}.json"));
+    let mut number = 2;
+    while taken(&aside) {
+        aside = path.with_extension(format!("{label}.{number}.json"));
+        number += 1;
+    }
+    aside
+}
+
 /// JSON has no "not a number": it would be written as `null`, which no later run can read.
 fn numbers(figures: Figures) -> Result<Figures> {
     ensure!(!figures.is_empty(), "there are no figures");
@@ -176,8 +194,9 @@ impl Store {
                     )
                 });
             }
-            Some(_) => {
-                let aside = path.with_extension("old.json");
+            Some(old) => {
+                let label = old.map_or("unreadable".to_owned(), |old| old.build.label());
+                let aside = aside(path, &label, Path::exists);
                 fs::rename(path, &aside)
                     .with_context(|| format!("rename to {}", aside.display()))?;
                 println!(
@@ -290,7 +309,28 @@ mod tests {
         assert!(store.has(Measure::Memory.into(), Software::Kedge, 1));
         let store = Store::open(&path, build("b"), false).unwrap();
         assert!(!store.has(Measure::Memory.into(), Software::Kedge, 1));
-        assert!(path.with_extension("old.json").is_file());
+        assert!(path.with_extension("a.json").is_file());
+    }
+
+    #[test]
+    fn what_was_set_aside_is_not_written_over() {
+        let path = Path::new("/r/bench.json");
+        let build = Build {
+            upstream: Some("u".into()),
+            ..build("a")
+        };
+        let taken =
+            |names: &'static [&str]| move |path: &Path| names.contains(&path.to_str().unwrap());
+        let name = |names| aside(path, &build.label(), taken(names));
+        assert_eq!(name(&[]), Path::new("/r/bench.a-u.json"));
+        assert_eq!(
+            name(&["/r/bench.a-u.json"]),
+            Path::new("/r/bench.a-u.2.json")
+        );
+        assert_eq!(
+            name(&["/r/bench.a-u.json", "/r/bench.a-u.2.json"]),
+            Path::new("/r/bench.a-u.3.json")
+        );
     }
 
     #[test]
