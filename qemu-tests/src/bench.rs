@@ -190,7 +190,7 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
     let mut failures = Vec::new();
     for (repetition, software) in order(request) {
         let pods_110 = request.has_110() && repetition == 1;
-        let mut take = |measures: &[Measure], failures: &mut Vec<String>| -> Result<()> {
+        let mut take = |measures: &[Measure]| {
             let missing: Vec<Part> = measures
                 .iter()
                 .filter(|measure| wanted.contains(measure))
@@ -198,44 +198,54 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
                 .filter(|part| !store.has(*part, software, repetition))
                 .collect();
             let Some(&first) = missing.first() else {
-                return Ok(());
+                return;
             };
             println!(
                 "\n== {} no. {repetition}: {}",
                 software.name(),
                 list(&missing)
             );
-            let clock = store::Clock::start()?;
-            let mut record = |part: Part, figures: Result<Figures>| {
-                let sample = figures
-                    .and_then(|figures| clock.sample(part.measure, software, repetition, figures));
-                match sample {
-                    Ok(sample) => store.add(sample),
-                    Err(error) => {
-                        println!("{part} of {} failed: {error:#}", software.name());
-                        failures.push(format!(
-                            "{part} of {}, no. {repetition}: {error:#}",
-                            software.name()
-                        ));
-                        Ok(())
+            let mut turn = Turn {
+                software,
+                repetition,
+                open: missing.clone(),
+                failures: Vec::new(),
+            };
+            let result = store::Clock::start().and_then(|clock| {
+                let mut record = |part: Part, figures: Result<Figures>| {
+                    let sample = figures.and_then(|figures| {
+                        clock.sample(part.measure, software, repetition, figures)
+                    });
+                    match sample {
+                        Ok(sample) => {
+                            store.add(sample)?;
+                            turn.settle(part);
+                        }
+                        Err(error) => turn.failed(&[part], &error),
+                    }
+                    Ok(())
+                };
+                match (first.measure, first.pods) {
+                    (Measure::Split, _) => {
+                        record(first, session::split(dirs, &artefacts, software))
+                    }
+                    (Measure::Metrics, Some(pods)) => {
+                        record(first, session::scraped(dirs, &artefacts, software, pods))
+                    }
+                    (Measure::Ram, _) => record(first, ram::figures(dirs, &artefacts, software)),
+                    (Measure::Services, _) => {
+                        record(first, services::run(dirs, &artefacts, software))
+                    }
+                    _ => {
+                        let plan = session::Plan {
+                            software,
+                            parts: missing,
+                        };
+                        session::run(dirs, &artefacts, &plan, &mut record)
                     }
                 }
-            };
-            match (first.measure, first.pods) {
-                (Measure::Split, _) => record(first, session::split(dirs, &artefacts, software)),
-                (Measure::Metrics, Some(pods)) => {
-                    record(first, session::scraped(dirs, &artefacts, software, pods))
-                }
-                (Measure::Ram, _) => record(first, ram::figures(dirs, &artefacts, software)),
-                (Measure::Services, _) => record(first, services::run(dirs, &artefacts, software)),
-                _ => {
-                    let plan = session::Plan {
-                        software,
-                        parts: missing,
-                    };
-                    session::run(dirs, &artefacts, &plan, &mut record)
-                }
-            }
+            });
+            failures.extend(turn.end(result));
         };
         for measures in [
             &Measure::IN_VM[..],
@@ -244,9 +254,7 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
             &[Measure::Services],
             &[Measure::Ram],
         ] {
-            if let Err(error) = take(measures, &mut failures) {
-                failures.push(format!("{} no. {repetition}: {error:#}", software.name()));
-            }
+            take(measures);
         }
     }
     print!("{}", table::table(store.samples(), &wanted));
@@ -255,17 +263,53 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
     }
     println!("\n{}", store.news());
     println!("Samples: {}", store.path.display());
-    if wanted.contains(&Measure::Sizes) {
-        sizes()?;
+    if wanted.contains(&Measure::Sizes)
+        && let Err(error) = sizes()
+    {
+        failures.push(format!("sizes: {error:#}"));
     }
     if !failures.is_empty() {
-        bail!(
-            "{} measurements could not be taken:\n{}",
-            failures.len(),
-            failures.join("\n")
-        );
+        bail!("could not be taken:\n{}", failures.join("\n"));
     }
     Ok(())
+}
+
+/// One machine's turn, and what has become of its parts.
+struct Turn {
+    software: Software,
+    repetition: u32,
+    /// Neither taken nor failed yet.
+    open: Vec<Part>,
+    failures: Vec<String>,
+}
+
+impl Turn {
+    fn settle(&mut self, part: Part) {
+        self.open.retain(|open| *open != part);
+    }
+
+    fn failed(&mut self, parts: &[Part], error: &anyhow::Error) {
+        let line = format!(
+            "{} of {}, no. {}: {error:#}",
+            list(parts),
+            self.software.name(),
+            self.repetition
+        );
+        println!("failed: {line}");
+        self.failures.push(line);
+        for part in parts {
+            self.settle(*part);
+        }
+    }
+
+    /// An error that ends a turn (a boot, a wave of pods) is the failure of everything that would have come after it.
+    fn end(mut self, result: Result<()>) -> Vec<String> {
+        if let Err(error) = result {
+            let open = self.open.clone();
+            self.failed(&open, &error);
+        }
+        self.failures
+    }
 }
 
 fn list(parts: &[Part]) -> String {
@@ -315,6 +359,7 @@ fn prepare(request: &Request) -> Result<Artefacts> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use anyhow::anyhow;
 
     fn request(against_upstream: bool, repeat: u32) -> Request {
         Request {
@@ -378,5 +423,30 @@ mod tests {
         assert!(said(Measure::Idle, true).unwrap().contains("first round"));
         assert!(said(Measure::Idle, false).unwrap().contains("not measured"));
         assert_eq!(said(Measure::Boot, true), None);
+    }
+
+    #[test]
+    fn an_error_that_ends_a_turn_names_all_that_was_not_taken() {
+        let turn = |result| {
+            let mut turn = Turn {
+                software: Software::Kedge,
+                repetition: 2,
+                open: [Measure::Boot, Measure::Pods, Measure::Idle, Measure::Flash]
+                    .map(Part::from)
+                    .to_vec(),
+                failures: Vec::new(),
+            };
+            turn.settle(Measure::Boot.into());
+            turn.failed(&[Measure::Pods.into()], &anyhow!("slow"));
+            turn.end(result)
+        };
+        assert_eq!(
+            turn(Err(anyhow!("not Ready"))),
+            [
+                "pods of kedge, no. 2: slow",
+                "idle, flash of kedge, no. 2: not Ready"
+            ]
+        );
+        assert_eq!(turn(Ok(())), ["pods of kedge, no. 2: slow"]);
     }
 }

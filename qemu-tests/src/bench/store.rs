@@ -1,7 +1,8 @@
 //! Samples on disk.
 //!
 //! In: one [`Sample`] per [`Part`], software and repetition. Out: a JSON file that is whole after every sample. A file of another build or machine is
-//! set aside under its build's name, not mixed in; one that cannot be read is an error, and so is a figure that is not a number. What the samples say together is [`super::table`]'s.
+//! set aside under its build's name, not mixed in; one that cannot be read is an error, and so is a figure that is not a number. What the samples
+//! say together is [`super::table`]'s.
 
 use std::collections::BTreeMap;
 use std::fs;
