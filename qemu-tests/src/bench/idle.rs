@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::lab::Lab;
 use super::store::{Figures, with_pods};
-use super::usage::{by_group, seconds};
+use super::usage::{by_group, seconds, steady};
 use super::{memory, pods};
 
 /// Rates need a window; memory needs the dust to settle.
@@ -31,6 +31,7 @@ pub fn window(lab: &Lab, count: usize) -> Result<Window> {
     let (sent_after, received_after) = lab.api_bytes()?;
     let after = lab.sample()?;
     pods::expect(lab, count)?;
+    steady(&before, &after)?;
     let minutes = seconds(&before, &after) / 60.0;
     let groups = by_group(&before, &after);
     let memory = memory::figures(count, &groups, &after);

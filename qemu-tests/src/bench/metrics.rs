@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::lab::{Lab, NODE};
 use super::pods::{self, percentile};
 use super::store::{Figures, with_pods};
-use super::usage::{by_group, number, seconds};
+use super::usage::{by_group, number, seconds, steady};
 use crate::api::text_at;
 use crate::consumers::access;
 use crate::consumers::compare::Place;
@@ -139,6 +139,7 @@ fn window(lab: &Lab, plan: Option<&Plan>) -> Result<Window> {
             outcome.errors.len()
         );
     }
+    steady(&before, &after)?;
     let minutes = seconds(&before, &after) / 60.0;
     let groups = by_group(&before, &after);
     Ok(Window {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use crate::api::text_at;
@@ -36,6 +37,29 @@ pub fn number(value: &Value, key: &str) -> u64 {
 /// A counter's growth.
 pub fn growth(before: &Value, after: &Value, key: &str) -> u64 {
     number(after, key).saturating_sub(number(before, key))
+}
+
+/// Those of which there is one for as long as a node runs.
+const SINGLES: [&str; 5] = ["kedge-init", "kedge", "kubelet", "kube-proxy", "containerd"];
+
+/// Fails if one of [`SINGLES`] was started or ended between two samples: its time would count as nothing. A child that has its parent's name for a
+/// moment may come and go.
+pub fn steady(before: &Value, after: &Value) -> Result<()> {
+    let pids = |sample: &Value, name: &str| -> Vec<u64> {
+        let all = sample["processes"].as_array().into_iter().flatten();
+        all.filter(|process| text_at(process, "/name") == name)
+            .map(|process| number(process, "pid"))
+            .collect()
+    };
+    for name in SINGLES {
+        let (old, new) = (pids(before, name), pids(after, name));
+        let stayed = old.iter().any(|pid| new.contains(pid));
+        ensure!(
+            stayed || old.is_empty() && new.is_empty(),
+            "{name} was restarted within the window (process {old:?}, then {new:?})"
+        );
+    }
+    Ok(())
 }
 
 /// What each group that has processes uses, and all together. A process that is in one sample only counts its memory, not its time.
@@ -105,5 +129,34 @@ mod tests {
         assert_eq!(groups["together"].pss_kib, 1030);
         assert!(!groups.contains_key("kubelet"));
         assert!((seconds(&before, &after) - 10.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_restart_within_the_window_is_an_error() {
+        let sample = |processes: &[(u64, &str)]| {
+            let list: Vec<Value> = processes
+                .iter()
+                .map(|(pid, name)| json!({"pid": pid, "name": name}))
+                .collect();
+            json!({"processes": list})
+        };
+        let before = sample(&[(1, "kedge-init"), (7, "kedge"), (8, "containerd-shim")]);
+        assert!(steady(&before, &before).is_ok());
+        // A child that has not executed its program yet, and another shim.
+        let child = sample(&[
+            (1, "kedge-init"),
+            (7, "kedge"),
+            (9, "kedge"),
+            (10, "containerd-shim"),
+        ]);
+        assert!(steady(&before, &child).is_ok() && steady(&child, &before).is_ok());
+        for after in [
+            sample(&[(1, "kedge-init"), (9, "kedge")]),
+            sample(&[(1, "kedge-init")]),
+            sample(&[(1, "kedge-init"), (7, "kedge"), (11, "containerd")]),
+        ] {
+            let error = steady(&before, &after).unwrap_err();
+            assert!(error.to_string().contains("restarted"), "{error}");
+        }
     }
 }
