@@ -31,6 +31,8 @@ pub struct Process {
     pub rss_kib: u64,
     /// User and system time in clock ticks (100 per second on every kernel we boot).
     pub cpu_ticks: u64,
+    /// The same of its children that have ended and were waited for, with theirs (`cutime`, `cstime` of proc(5)).
+    pub child_ticks: u64,
     pub context_switches: u64,
     pub threads: u64,
 }
@@ -80,6 +82,7 @@ fn process(proc: &Path, pid: u32) -> Option<Process> {
         private_dirty_kib: kib_of(&rollup, "Private_Dirty:"),
         rss_kib: kib_of(&rollup, "Rss:"),
         cpu_ticks: ticks(11) + ticks(12),
+        child_ticks: ticks(13) + ticks(14),
         context_switches: context_switches(&directory),
         threads: ticks(17),
     })
@@ -183,12 +186,13 @@ impl Process {
         // Writing to a String does not fail.
         let _ = write!(
             out,
-            "{{\"pid\":{},\"name\":\"{name}\",\"pssKib\":{},\"privateDirtyKib\":{},\"rssKib\":{},\"cpuTicks\":{},\"contextSwitches\":{},\"threads\":{}}}",
+            "{{\"pid\":{},\"name\":\"{name}\",\"pssKib\":{},\"privateDirtyKib\":{},\"rssKib\":{},\"cpuTicks\":{},\"childTicks\":{},\"contextSwitches\":{},\"threads\":{}}}",
             self.pid,
             self.pss_kib,
             self.private_dirty_kib,
             self.rss_kib,
             self.cpu_ticks,
+            self.child_ticks,
             self.context_switches,
             self.threads
         );
@@ -227,11 +231,18 @@ mod tests {
             processes: vec![Process {
                 pid: 3,
                 name: "a\"b\\".into(),
+                cpu_ticks: 5,
+                child_ticks: 6,
                 ..Process::default()
             }],
             ..Sample::default()
         };
         assert!(sample.to_json().contains("\"name\":\"ab\""));
+        assert!(
+            sample
+                .to_json()
+                .contains("\"cpuTicks\":5,\"childTicks\":6,\"contextSwitches\":0")
+        );
     }
 
     #[test]

@@ -45,6 +45,10 @@ pub fn window(lab: &Lab, count: usize) -> Result<Window> {
             usage.cpu_seconds / minutes,
         );
         add(
+            format!("CPU of ended children of {label}, s/min"),
+            usage.child_seconds / minutes,
+        );
+        add(
             format!("context switches of {label}, 1/min"),
             usage.switches as f64 / minutes,
         );

@@ -13,6 +13,9 @@ pub struct Usage {
     pub processes: usize,
     pub pss_kib: u64,
     pub cpu_seconds: f64,
+    /// Of children that ended in the window and were waited for: `nft`, `mount` and the like. What is no child of the group any more when it ends
+    /// (a shim's daemon, a process of a pod) is its new parent's.
+    pub child_seconds: f64,
     pub switches: u64,
 }
 
@@ -71,6 +74,7 @@ pub fn by_group(before: &Value, after: &Value) -> BTreeMap<&'static str, Usage> 
         together.processes += usage.processes;
         together.pss_kib += usage.pss_kib;
         together.cpu_seconds += usage.cpu_seconds;
+        together.child_seconds += usage.child_seconds;
         together.switches += usage.switches;
         if usage.processes > 0 {
             groups.insert(label, usage);
@@ -96,6 +100,7 @@ fn usage(before: &Value, after: &Value, name: &str) -> Usage {
         if let Some(was) = was {
             // A tick is a hundredth of a second.
             usage.cpu_seconds += growth(was, process, "cpuTicks") as f64 / 100.0;
+            usage.child_seconds += growth(was, process, "childTicks") as f64 / 100.0;
             usage.switches += growth(was, process, "contextSwitches");
         }
     }
@@ -110,10 +115,10 @@ mod tests {
     #[test]
     fn time_comes_from_processes_in_both_samples_and_memory_from_the_last() {
         let before = json!({"uptimeMs": 10_000, "processes": [
-            {"pid": 7, "name": "kedge", "pssKib": 900, "cpuTicks": 100, "contextSwitches": 50},
+            {"pid": 7, "name": "kedge", "pssKib": 900, "cpuTicks": 100, "childTicks": 7, "contextSwitches": 50},
         ]});
         let after = json!({"uptimeMs": 20_000, "processes": [
-            {"pid": 7, "name": "kedge", "pssKib": 1000, "cpuTicks": 150, "contextSwitches": 250},
+            {"pid": 7, "name": "kedge", "pssKib": 1000, "cpuTicks": 150, "childTicks": 32, "contextSwitches": 250},
             {"pid": 9, "name": "kedge", "pssKib": 24, "cpuTicks": 9, "contextSwitches": 9},
             {"pid": 4, "name": "containerd", "pssKib": 6, "cpuTicks": 9, "contextSwitches": 9},
             {"pid": 8, "name": "sh", "pssKib": 5, "cpuTicks": 9, "contextSwitches": 9},
@@ -123,6 +128,7 @@ mod tests {
             processes: 2,
             pss_kib: 1024,
             cpu_seconds: 0.5,
+            child_seconds: 0.25,
             switches: 200,
         };
         assert_eq!(groups["kedge"], expected);
