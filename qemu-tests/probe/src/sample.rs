@@ -37,8 +37,17 @@ pub struct Process {
     pub threads: u64,
 }
 
-/// Reads every process under `proc`.
+/// The time and nothing else.
+pub fn clock(proc: &Path) -> Sample {
+    Sample {
+        uptime_ms: uptime_ms(&read(&proc.join("uptime"))),
+        ..Sample::default()
+    }
+}
+
+/// Reads every process under `proc`. The time is when it began.
 pub fn take(proc: &Path) -> Sample {
+    let clock = clock(proc);
     let meminfo = read(&proc.join("meminfo"));
     let mut processes: Vec<Process> = fs::read_dir(proc)
         .into_iter()
@@ -50,13 +59,12 @@ pub fn take(proc: &Path) -> Sample {
     let stat = read(&proc.join("stat"));
     processes.sort_by_key(|process| process.pid);
     Sample {
-        uptime_ms: uptime_ms(&read(&proc.join("uptime"))),
         memory_available_kib: kib_of(&meminfo, "MemAvailable:"),
         memory_total_kib: kib_of(&meminfo, "MemTotal:"),
         busy_ticks: busy_ticks(&stat),
         context_switches: kib_of(&stat, "ctxt"),
-        runtime_up_ms: 0,
         processes,
+        ..clock
     }
 }
 
@@ -111,11 +119,6 @@ fn context_switches(directory: &Path) -> u64 {
             kib_of(&text, "voluntary_ctxt_switches:") + kib_of(&text, "nonvoluntary_ctxt_switches:")
         })
         .sum()
-}
-
-/// Milliseconds since kernel entry.
-pub fn now(proc: &Path) -> u64 {
-    uptime_ms(&read(&proc.join("uptime")))
 }
 
 /// The line `cpu  user nice system idle iowait irq softirq steal …` of /proc/stat (proc(5)): all but idle and iowait, and guests, whose time is
@@ -255,5 +258,14 @@ mod tests {
     fn uptime_keeps_hundredths() {
         assert_eq!(uptime_ms("12.34 5.6\n"), 12_340);
         assert_eq!(uptime_ms(""), 0);
+    }
+
+    #[test]
+    fn a_sample_has_the_time_before_its_processes_were_read() {
+        let proc = Path::new("/proc");
+        let before = clock(proc).uptime_ms;
+        let sample = take(proc);
+        assert!(before > 0 && (before..=clock(proc).uptime_ms).contains(&sample.uptime_ms));
+        assert!(clock(proc).processes.is_empty());
     }
 }
