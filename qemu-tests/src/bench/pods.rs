@@ -69,8 +69,7 @@ fn one_by_one(lab: &Lab, watch: &PodWatch) -> Result<Vec<f64>> {
 /// Seconds from bind to Running.
 pub fn start_one(lab: &Lab, watch: &PodWatch, name: &str) -> Result<f64> {
     let bound = create(lab, name, &["sleep", "1000000"])?;
-    let running = watch.when(name, "Running", ONE_DEADLINE)?;
-    Ok(seconds(bound, running))
+    watch.seconds(bound, name, "Running", ONE_DEADLINE)
 }
 
 fn ends(lab: &Lab, watch: &PodWatch) -> Result<Vec<f64>> {
@@ -89,8 +88,7 @@ fn ends(lab: &Lab, watch: &PodWatch) -> Result<Vec<f64>> {
                 .dial(&address, "", false, Duration::from_secs(5));
             wait::seen(call).map(|_| Instant::now())
         })?;
-        let ended = watch.when(name, "terminated", ONE_DEADLINE)?;
-        times.push(seconds(called, ended));
+        times.push(watch.seconds(called, name, "terminated", ONE_DEADLINE)?);
     }
     remove(lab, &names)?;
     Ok(times)
@@ -104,7 +102,7 @@ pub fn together(lab: &Lab, watch: &PodWatch, count: usize) -> Result<Vec<f64>> {
     }
     bound
         .iter()
-        .map(|(at, name)| Ok(seconds(*at, watch.when(name, "Running", MANY_DEADLINE)?)))
+        .map(|(at, name)| watch.seconds(*at, name, "Running", MANY_DEADLINE))
         .collect()
 }
 
@@ -199,11 +197,6 @@ pub fn remove(lab: &Lab, names: &[String]) -> Result<()> {
             None => Ok(()),
         }
     })
-}
-
-fn seconds(from: Instant, to: Instant) -> f64 {
-    // The watch may be faster than the answer to the request.
-    to.saturating_duration_since(from).as_secs_f64()
 }
 
 /// The nearest rank (0 is the smallest, 100 the largest).
