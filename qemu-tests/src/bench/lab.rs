@@ -124,8 +124,17 @@ impl Lab {
 
     /// First boot.
     pub fn boot(&self) -> Result<Ready> {
+        self.launch()?;
+        self.first_ready()
+    }
+
+    /// The machine is started. What fails here is none of the machine's doing.
+    pub fn launch(&self) -> Result<()> {
         let vm = self.cluster.prepare_node(NODE, 1)?;
-        self.cluster.launch(&vm)?;
+        self.cluster.launch(&vm)
+    }
+
+    pub fn first_ready(&self) -> Result<Ready> {
         self.until_ready("")
     }
 
