@@ -405,4 +405,25 @@ mod tests {
         }
         assert!(numbers(Figures::new()).is_err());
     }
+
+    #[test]
+    fn committed_results_can_be_gone_on_with() {
+        let results = super::super::results().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let mut files = 0;
+        for entry in fs::read_dir(&results).unwrap().flatten() {
+            let name = entry.file_name().into_string().unwrap();
+            if !(name.starts_with("bench") && name.ends_with(".json")) {
+                continue;
+            }
+            let copy = directory.path().join(&name);
+            fs::copy(entry.path(), &copy).unwrap();
+            let document: Document =
+                serde_json::from_slice(&fs::read(&copy).unwrap()).expect(&name);
+            let store = Store::open(&copy, document.build, false).expect(&name);
+            assert_eq!(store.samples(), document.samples, "{name}");
+            files += 1;
+        }
+        assert!(files > 0);
+    }
 }
