@@ -20,9 +20,11 @@ mod session;
 mod sizes;
 mod split;
 mod store;
+mod table;
 mod usage;
 mod watch;
 
+use std::fmt;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
@@ -45,15 +47,15 @@ pub use sizes::sizes;
 pub enum Measure {
     /// Kernel entry to Ready and containerd up to Ready: first join, warm.
     Boot,
-    /// PSS of the node's software by process, at 0 and 30 pods (110 with --pods-110).
+    /// PSS of the node's software by process, at 0 and 30 pods (in the first round 110 too, with --pods-110 or `all`).
     Memory,
     /// Bind to Running one by one and in a burst of 30; a container's end to its status in the API.
     Pods,
     /// Pods again, with the runtime's share told from the agent's own by a tracing CRI proxy.
     Split,
-    /// CPU, context switches, API bytes and connections per idle minute, at 0 and 30 pods.
+    /// CPU, context switches, API bytes and connections per idle minute, at 0, 30 and 110 pods as `memory`.
     Idle,
-    /// What being scraped costs, with 30 pods (110 in the first round with --pods-110): nobody, one scraper, twenty at once.
+    /// What being scraped costs, with 30 pods (in the first round 110, as `memory`): nobody, one scraper, twenty at once.
     Metrics,
     /// 1 000 and 10 000 Services with two endpoints each, natively.
     Services,
@@ -65,8 +67,14 @@ pub enum Measure {
     Ram,
     /// Sizes of programs and image.
     Sizes,
-    /// All of them.
+    /// All of them, with 110 pods in the first round.
     All,
+}
+
+impl fmt::Display for Measure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&format!("{self:?}").to_lowercase())
+    }
 }
 
 impl Measure {
@@ -80,16 +88,80 @@ impl Measure {
     ];
 }
 
+/// What is measured at once: a measure, or one of its windows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    measure: Measure,
+    /// With so many pods on the node, where a measure is taken with several numbers of them.
+    pods: Option<usize>,
+}
+
+impl From<Measure> for Part {
+    fn from(measure: Measure) -> Self {
+        Self {
+            measure,
+            pods: None,
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.measure)?;
+        match self.pods {
+            Some(pods) => write!(out, " with {pods} pods"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The parts of a measure in a round that has 110 pods or has not.
+fn parts(measure: Measure, pods_110: bool) -> Vec<Part> {
+    let counts = match measure {
+        Measure::Memory | Measure::Idle if pods_110 => &[0, session::PODS, session::MORE_PODS][..],
+        Measure::Memory | Measure::Idle => &[0, session::PODS],
+        // Its machine is filled once.
+        Measure::Metrics if pods_110 => &[session::MORE_PODS],
+        Measure::Metrics => &[session::PODS],
+        _ => return vec![measure.into()],
+    };
+    let part = |count: &usize| Part {
+        measure,
+        pods: Some(*count),
+    };
+    counts.iter().map(part).collect()
+}
+
 /// What the user asked for.
 #[derive(Debug, Clone)]
 pub struct Request {
     pub measures: Vec<Measure>,
     pub against_upstream: bool,
     pub repeat: u32,
+    /// `all` asks for them too ([`Request::has_110`]).
     pub pods_110: bool,
     /// Forget samples of an earlier run.
     pub fresh: bool,
     pub out: Option<PathBuf>,
+}
+
+impl Request {
+    /// Whether the first round has 110 pods.
+    fn has_110(&self) -> bool {
+        self.pods_110 || self.measures.contains(&Measure::All)
+    }
+
+    /// What is said of them, if a measure is asked for that could have them.
+    fn about_110(&self, wanted: &[Measure]) -> Option<&'static str> {
+        let could = |measure: &Measure| parts(*measure, true) != parts(*measure, false);
+        if !wanted.iter().any(could) {
+            None
+        } else if self.has_110() {
+            Some("110 pods: in the first round only, one sample a side")
+        } else {
+            Some("110 pods are not measured: --pods-110 or `all` asks for them")
+        }
+    }
 }
 
 /// Of every VM that is measured: enough that neither software is short of anything.
@@ -117,49 +189,63 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
     let mut store = Store::open(&path, store::build_of(&artefacts, SIZE)?, request.fresh)?;
     let mut failures = Vec::new();
     for (repetition, software) in order(request) {
-        let mut take = |measures: &[Measure], failures: &mut Vec<String>| -> Result<()> {
-            let missing: Vec<Measure> = measures
+        let pods_110 = request.has_110() && repetition == 1;
+        let mut take = |measures: &[Measure]| {
+            let missing: Vec<Part> = measures
                 .iter()
-                .copied()
                 .filter(|measure| wanted.contains(measure))
-                .filter(|measure| !store.has(*measure, software, repetition))
+                .flat_map(|measure| parts(*measure, pods_110))
+                .filter(|part| !store.has(*part, software, repetition))
                 .collect();
-            if missing.is_empty() {
-                return Ok(());
-            }
-            println!("\n== {} no. {repetition}: {missing:?}", software.name());
-            let clock = store::Clock::start();
-            let mut record = |measure: Measure, figures: Result<Figures>| match figures {
-                Ok(figures) => store.add(clock.sample(measure, software, repetition, figures)),
-                Err(error) => {
-                    println!("{measure:?} of {} failed: {error:#}", software.name());
-                    failures.push(format!(
-                        "{measure:?} of {}, no. {repetition}: {error:#}",
-                        software.name()
-                    ));
-                    Ok(())
-                }
+            let Some(&first) = missing.first() else {
+                return;
             };
-            if missing == [Measure::Split] {
-                return record(Measure::Split, session::split(dirs, &artefacts, software));
-            }
-            if missing == [Measure::Metrics] {
-                let pods = session::many(request.pods_110 && repetition == 1);
-                let figures = session::scraped(dirs, &artefacts, software, pods);
-                return record(Measure::Metrics, figures);
-            }
-            if missing == [Measure::Ram] {
-                return record(Measure::Ram, ram::figures(dirs, &artefacts, software));
-            }
-            if missing == [Measure::Services] {
-                return record(Measure::Services, services::run(dirs, &artefacts, software));
-            }
-            let plan = session::Plan {
+            println!(
+                "\n== {} no. {repetition}: {}",
+                software.name(),
+                list(&missing)
+            );
+            let mut turn = Turn {
                 software,
-                measures: missing,
-                pods_110: request.pods_110 && repetition == 1,
+                repetition,
+                open: missing.clone(),
+                failures: Vec::new(),
             };
-            session::run(dirs, &artefacts, &plan, &mut record)
+            let result = store::Clock::start().and_then(|clock| {
+                let mut record = |part: Part, figures: Result<Figures>| {
+                    let sample = figures.and_then(|figures| {
+                        clock.sample(part.measure, software, repetition, figures)
+                    });
+                    match sample {
+                        Ok(sample) => {
+                            store.add(sample)?;
+                            turn.settle(part);
+                        }
+                        Err(error) => turn.failed(&[part], &error),
+                    }
+                    Ok(())
+                };
+                match (first.measure, first.pods) {
+                    (Measure::Split, _) => {
+                        record(first, session::split(dirs, &artefacts, software))
+                    }
+                    (Measure::Metrics, Some(pods)) => {
+                        record(first, session::scraped(dirs, &artefacts, software, pods))
+                    }
+                    (Measure::Ram, _) => record(first, ram::figures(dirs, &artefacts, software)),
+                    (Measure::Services, _) => {
+                        record(first, services::run(dirs, &artefacts, software))
+                    }
+                    _ => {
+                        let plan = session::Plan {
+                            software,
+                            parts: missing,
+                        };
+                        session::run(dirs, &artefacts, &plan, &mut record)
+                    }
+                }
+            });
+            failures.extend(turn.end(result));
         };
         for measures in [
             &Measure::IN_VM[..],
@@ -168,24 +254,67 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
             &[Measure::Services],
             &[Measure::Ram],
         ] {
-            if let Err(error) = take(measures, &mut failures) {
-                failures.push(format!("{} no. {repetition}: {error:#}", software.name()));
-            }
+            take(measures);
         }
     }
-    print!("{}", store.table());
-    println!("\nSamples: {}", store.path.display());
-    if wanted.contains(&Measure::Sizes) {
-        sizes()?;
+    print!("{}", table::table(store.samples(), &wanted));
+    if let Some(words) = request.about_110(&wanted) {
+        println!("\n{words}");
+    }
+    println!("\n{}", store.news());
+    println!("Samples: {}", store.path.display());
+    if wanted.contains(&Measure::Sizes)
+        && let Err(error) = sizes()
+    {
+        failures.push(format!("sizes: {error:#}"));
     }
     if !failures.is_empty() {
-        bail!(
-            "{} measurements could not be taken:\n{}",
-            failures.len(),
-            failures.join("\n")
-        );
+        bail!("could not be taken:\n{}", failures.join("\n"));
     }
     Ok(())
+}
+
+/// One machine's turn, and what has become of its parts.
+struct Turn {
+    software: Software,
+    repetition: u32,
+    /// Neither taken nor failed yet.
+    open: Vec<Part>,
+    failures: Vec<String>,
+}
+
+impl Turn {
+    fn settle(&mut self, part: Part) {
+        self.open.retain(|open| *open != part);
+    }
+
+    fn failed(&mut self, parts: &[Part], error: &anyhow::Error) {
+        let line = format!(
+            "{} of {}, no. {}: {error:#}",
+            list(parts),
+            self.software.name(),
+            self.repetition
+        );
+        println!("failed: {line}");
+        self.failures.push(line);
+        for part in parts {
+            self.settle(*part);
+        }
+    }
+
+    /// An error that ends a turn (a boot, a wave of pods) is the failure of everything that would have come after it.
+    fn end(mut self, result: Result<()>) -> Vec<String> {
+        if let Err(error) = result {
+            let open = self.open.clone();
+            self.failed(&open, &error);
+        }
+        self.failures
+    }
+}
+
+fn list(parts: &[Part]) -> String {
+    let names: Vec<String> = parts.iter().map(Part::to_string).collect();
+    names.join(", ")
 }
 
 fn wanted(measures: &[Measure]) -> Vec<Measure> {
@@ -230,6 +359,7 @@ fn prepare(request: &Request) -> Result<Artefacts> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use anyhow::anyhow;
 
     fn request(against_upstream: bool, repeat: u32) -> Request {
         Request {
@@ -260,5 +390,63 @@ mod tests {
             wanted(&[Measure::Idle, Measure::Boot, Measure::Idle]),
             [Measure::Boot, Measure::Idle]
         );
+    }
+
+    #[test]
+    fn measures_with_windows_have_one_part_each() {
+        let names = |measure, pods_110| list(&parts(measure, pods_110));
+        assert_eq!(
+            names(Measure::Memory, true),
+            "memory with 0 pods, memory with 30 pods, memory with 110 pods"
+        );
+        assert_eq!(
+            names(Measure::Idle, false),
+            "idle with 0 pods, idle with 30 pods"
+        );
+        assert_eq!(names(Measure::Metrics, true), "metrics with 110 pods");
+        assert_eq!(names(Measure::Boot, true), "boot");
+    }
+
+    #[test]
+    fn all_has_110_pods_and_other_runs_say_whether_they_do() {
+        let all = request(true, 3);
+        assert!(all.has_110());
+        let said = |measure, pods_110| {
+            let request = Request {
+                measures: vec![measure],
+                pods_110,
+                ..request(true, 3)
+            };
+            request.about_110(&wanted(&request.measures))
+        };
+        assert!(said(Measure::All, false).unwrap().contains("first round"));
+        assert!(said(Measure::Idle, true).unwrap().contains("first round"));
+        assert!(said(Measure::Idle, false).unwrap().contains("not measured"));
+        assert_eq!(said(Measure::Boot, true), None);
+    }
+
+    #[test]
+    fn an_error_that_ends_a_turn_names_all_that_was_not_taken() {
+        let turn = |result| {
+            let mut turn = Turn {
+                software: Software::Kedge,
+                repetition: 2,
+                open: [Measure::Boot, Measure::Pods, Measure::Idle, Measure::Flash]
+                    .map(Part::from)
+                    .to_vec(),
+                failures: Vec::new(),
+            };
+            turn.settle(Measure::Boot.into());
+            turn.failed(&[Measure::Pods.into()], &anyhow!("slow"));
+            turn.end(result)
+        };
+        assert_eq!(
+            turn(Err(anyhow!("not Ready"))),
+            [
+                "pods of kedge, no. 2: slow",
+                "idle, flash of kedge, no. 2: not Ready"
+            ]
+        );
+        assert_eq!(turn(Ok(())), ["pods of kedge, no. 2: slow"]);
     }
 }

@@ -78,7 +78,7 @@ enum Command {
     Down,
     /// Measure what a node costs, beside upstream's where asked.
     #[command(
-        after_help = "Examples:\n  cargo rig bench boot memory\n  cargo rig bench all --against upstream --repeat 3\n  cargo rig bench sizes\n\nA run that was cut off goes on where it stopped. A measure that failed is named at the end, and the exit code is not 0."
+        after_help = "Examples:\n  cargo rig bench boot memory\n  cargo rig bench all --against upstream --repeat 3\n  cargo rig bench sizes\n\nA run that was cut off goes on where it stopped; one that was whole measures nothing and says so (--fresh begins anew). A measure that failed is named at the end, and the exit code is not 0."
     )]
     Bench(BenchArgs),
     /// Run upstream's conformance tests against the nodes and print the table.
@@ -268,7 +268,7 @@ pub struct BenchArgs {
     /// How often each is measured.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeat: u32,
-    /// In the first round, fill the node up to 110 pods as well.
+    /// In the first round, fill the node up to 110 pods as well (`all` does without being told).
     #[arg(long)]
     pods_110: bool,
     /// Begin anew: do not go on with the samples of an interrupted run.

@@ -31,12 +31,23 @@ pub struct Process {
     pub rss_kib: u64,
     /// User and system time in clock ticks (100 per second on every kernel we boot).
     pub cpu_ticks: u64,
+    /// The same of its children that have ended and were waited for, with theirs (`cutime`, `cstime` of proc(5)).
+    pub child_ticks: u64,
     pub context_switches: u64,
     pub threads: u64,
 }
 
-/// Reads every process under `proc`.
+/// The time and nothing else.
+pub fn clock(proc: &Path) -> Sample {
+    Sample {
+        uptime_ms: uptime_ms(&read(&proc.join("uptime"))),
+        ..Sample::default()
+    }
+}
+
+/// Reads every process under `proc`. The time is when it began.
 pub fn take(proc: &Path) -> Sample {
+    let clock = clock(proc);
     let meminfo = read(&proc.join("meminfo"));
     let mut processes: Vec<Process> = fs::read_dir(proc)
         .into_iter()
@@ -48,13 +59,12 @@ pub fn take(proc: &Path) -> Sample {
     let stat = read(&proc.join("stat"));
     processes.sort_by_key(|process| process.pid);
     Sample {
-        uptime_ms: uptime_ms(&read(&proc.join("uptime"))),
         memory_available_kib: kib_of(&meminfo, "MemAvailable:"),
         memory_total_kib: kib_of(&meminfo, "MemTotal:"),
         busy_ticks: busy_ticks(&stat),
         context_switches: kib_of(&stat, "ctxt"),
-        runtime_up_ms: 0,
         processes,
+        ..clock
     }
 }
 
@@ -80,6 +90,7 @@ fn process(proc: &Path, pid: u32) -> Option<Process> {
         private_dirty_kib: kib_of(&rollup, "Private_Dirty:"),
         rss_kib: kib_of(&rollup, "Rss:"),
         cpu_ticks: ticks(11) + ticks(12),
+        child_ticks: ticks(13) + ticks(14),
         context_switches: context_switches(&directory),
         threads: ticks(17),
     })
@@ -108,11 +119,6 @@ fn context_switches(directory: &Path) -> u64 {
             kib_of(&text, "voluntary_ctxt_switches:") + kib_of(&text, "nonvoluntary_ctxt_switches:")
         })
         .sum()
-}
-
-/// Milliseconds since kernel entry.
-pub fn now(proc: &Path) -> u64 {
-    uptime_ms(&read(&proc.join("uptime")))
 }
 
 /// The line `cpu  user nice system idle iowait irq softirq steal …` of /proc/stat (proc(5)): all but idle and iowait, and guests, whose time is
@@ -183,12 +189,13 @@ impl Process {
         // Writing to a String does not fail.
         let _ = write!(
             out,
-            "{{\"pid\":{},\"name\":\"{name}\",\"pssKib\":{},\"privateDirtyKib\":{},\"rssKib\":{},\"cpuTicks\":{},\"contextSwitches\":{},\"threads\":{}}}",
+            "{{\"pid\":{},\"name\":\"{name}\",\"pssKib\":{},\"privateDirtyKib\":{},\"rssKib\":{},\"cpuTicks\":{},\"childTicks\":{},\"contextSwitches\":{},\"threads\":{}}}",
             self.pid,
             self.pss_kib,
             self.private_dirty_kib,
             self.rss_kib,
             self.cpu_ticks,
+            self.child_ticks,
             self.context_switches,
             self.threads
         );
@@ -227,11 +234,18 @@ mod tests {
             processes: vec![Process {
                 pid: 3,
                 name: "a\"b\\".into(),
+                cpu_ticks: 5,
+                child_ticks: 6,
                 ..Process::default()
             }],
             ..Sample::default()
         };
         assert!(sample.to_json().contains("\"name\":\"ab\""));
+        assert!(
+            sample
+                .to_json()
+                .contains("\"cpuTicks\":5,\"childTicks\":6,\"contextSwitches\":0")
+        );
     }
 
     #[test]
@@ -244,5 +258,14 @@ mod tests {
     fn uptime_keeps_hundredths() {
         assert_eq!(uptime_ms("12.34 5.6\n"), 12_340);
         assert_eq!(uptime_ms(""), 0);
+    }
+
+    #[test]
+    fn a_sample_has_the_time_before_its_processes_were_read() {
+        let proc = Path::new("/proc");
+        let before = clock(proc).uptime_ms;
+        let sample = take(proc);
+        assert!(before > 0 && (before..=clock(proc).uptime_ms).contains(&sample.uptime_ms));
+        assert!(clock(proc).processes.is_empty());
     }
 }

@@ -1,38 +1,52 @@
 //! A window in which nothing happens: what the node's software holds in memory, and what it does per minute all the same.
 //!
-//! In: a lab at rest. Out: figures for `memory` and `idle`, named after the number of pods.
+//! In: a lab at rest. Out: figures for `memory` and `idle`, named after the number of pods ([`super::Part`]).
 
 use std::time::Duration;
 
 use anyhow::Result;
 
 use super::lab::Lab;
-use super::memory;
-use super::store::Figures;
-use super::usage::{by_group, seconds};
+use super::store::{Figures, with_pods};
+use super::usage::{by_group, seconds, steady};
+use super::{memory, pods};
 
 /// Rates need a window; memory needs the dust to settle.
 const SETTLE: Duration = Duration::from_secs(45);
 const WINDOW: Duration = Duration::from_secs(60);
 
-pub fn window(lab: &Lab, pods: usize, memory: &mut Figures, idle: &mut Figures) -> Result<()> {
+pub struct Window {
+    pub memory: Figures,
+    pub idle: Figures,
+}
+
+/// Fails unless exactly `count` pods run before and after.
+pub fn window(lab: &Lab, count: usize) -> Result<Window> {
     std::thread::sleep(SETTLE);
+    pods::expect(lab, count)?;
     let written = lab.disk_written()?;
     let before = lab.sample()?;
     let (sent, received) = lab.api_bytes()?;
     std::thread::sleep(WINDOW);
     let (sent_after, received_after) = lab.api_bytes()?;
     let after = lab.sample()?;
+    pods::expect(lab, count)?;
+    steady(&before, &after)?;
     let minutes = seconds(&before, &after) / 60.0;
     let groups = by_group(&before, &after);
-    memory.extend(memory::figures(pods, &groups, &after));
+    let memory = memory::figures(count, &groups, &after);
+    let mut idle = Figures::new();
     let mut add = |name: String, value: f64| {
-        idle.insert(format!("{pods:>3} pods: {name}"), value);
+        idle.insert(format!("{}{name}", with_pods(count)), value);
     };
     for (label, usage) in &groups {
         add(
             format!("CPU of {label}, s/min"),
             usage.cpu_seconds / minutes,
+        );
+        add(
+            format!("CPU of ended children of {label}, s/min"),
+            usage.child_seconds / minutes,
         );
         add(
             format!("context switches of {label}, 1/min"),
@@ -58,5 +72,5 @@ pub fn window(lab: &Lab, pods: usize, memory: &mut Figures, idle: &mut Figures) 
         "written to disk, KiB/min".into(),
         kib(lab.disk_written()?.saturating_sub(written)) / minutes,
     );
-    Ok(())
+    Ok(Window { memory, idle })
 }

@@ -7,7 +7,8 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::lab::Lab;
-use super::store::Figures;
+use super::pods;
+use super::store::{Figures, with_pods};
 use super::usage::{Usage, number};
 
 const FLASH_WINDOW: Duration = Duration::from_secs(20 * 60);
@@ -18,25 +19,27 @@ pub fn figures(pods: usize, groups: &BTreeMap<&str, Usage>, sample: &Value) -> F
         .iter()
         .map(|(label, usage)| {
             (
-                format!("{pods:>3} pods: PSS of {label}, MiB"),
+                format!("{}PSS of {label}, MiB", with_pods(pods)),
                 mib(usage.pss_kib),
             )
         })
         .collect();
     figures.insert(
-        format!("{pods:>3} pods: available to pods, MiB"),
+        format!("{}available to pods, MiB", with_pods(pods)),
         mib(number(sample, "memoryAvailableKib")),
     );
     figures
 }
 
-/// Bytes that reach the disk in 20 minutes.
-pub fn flash(lab: &Lab, pods: usize) -> Result<Figures> {
+/// Bytes that reach the disk in 20 minutes, with exactly `count` pods before and after.
+pub fn flash(lab: &Lab, count: usize) -> Result<Figures> {
+    pods::expect(lab, count)?;
     let before = lab.disk_written()?;
     std::thread::sleep(FLASH_WINDOW);
     let written = lab.disk_written()?.saturating_sub(before);
+    pods::expect(lab, count)?;
     Ok(Figures::from([(
-        format!("{pods:>3} pods: written in 20 idle minutes, KiB"),
+        format!("{}written in 20 idle minutes, KiB", with_pods(count)),
         written as f64 / 1024.0,
     )]))
 }

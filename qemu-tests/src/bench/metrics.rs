@@ -11,9 +11,9 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::lab::{Lab, NODE};
-use super::pods::percentile;
-use super::store::Figures;
-use super::usage::{by_group, number, seconds};
+use super::pods::{self, percentile};
+use super::store::{Figures, with_pods};
+use super::usage::{by_group, number, seconds, steady};
 use crate::api::text_at;
 use crate::consumers::access;
 use crate::consumers::compare::Place;
@@ -27,7 +27,8 @@ const CROWD: usize = 20;
 const ROUNDS: usize = 8;
 const ACCOUNT: &str = "default";
 
-pub fn figures(lab: &Lab, pods: usize) -> Result<Figures> {
+/// Fails unless exactly `count` pods run before and after.
+pub fn figures(lab: &Lab, count: usize) -> Result<Figures> {
     lab.cluster.apply(&access::objects(ACCOUNT).to_string())?;
     let token = access::token(&lab.cluster.api, ACCOUNT, "scraper")?;
     let address = lab.cluster.node_address(NODE)?;
@@ -44,9 +45,10 @@ pub fn figures(lab: &Lab, pods: usize) -> Result<Figures> {
         rounds: ROUNDS,
     };
     thread::sleep(SETTLE);
+    pods::expect(lab, count)?;
     let mut figures = Figures::new();
     let mut add = |name: String, value: f64| {
-        figures.insert(format!("{pods:>3} pods: {name}"), value);
+        figures.insert(format!("{}{name}", with_pods(count)), value);
     };
     let rest = window(lab, None)?;
     let one = window(lab, Some(&plan))?;
@@ -57,6 +59,7 @@ pub fn figures(lab: &Lab, pods: usize) -> Result<Figures> {
             ..plan
         }),
     )?;
+    pods::expect(lab, count)?;
     for (who, window) in [
         ("nobody", &rest),
         ("1 scraper", &one),
@@ -136,6 +139,7 @@ fn window(lab: &Lab, plan: Option<&Plan>) -> Result<Window> {
             outcome.errors.len()
         );
     }
+    steady(&before, &after)?;
     let minutes = seconds(&before, &after) / 60.0;
     let groups = by_group(&before, &after);
     Ok(Window {

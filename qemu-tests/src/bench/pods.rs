@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::lab::{Lab, NODE};
@@ -15,6 +15,7 @@ use crate::api::text_at;
 use crate::{oci, wait};
 
 const PODS_PATH: &str = "/api/v1/namespaces/default/pods";
+const SERVICES: &str = "/api/v1/namespaces/default/services";
 pub const ONE_BY_ONE: usize = 10;
 const ENDS: usize = 5;
 const WAVE: usize = 10;
@@ -32,7 +33,7 @@ pub fn watch(lab: &Lab) -> Result<PodWatch> {
     Ok(watch)
 }
 
-/// Leaves `burst` pods running.
+/// Leaves pods behind: [`clear`] is next, whether it failed or not.
 pub fn figures(lab: &Lab, watch: &PodWatch, burst: usize) -> Result<Figures> {
     let mut figures = Figures::new();
     let one_by_one = one_by_one(lab, watch)?;
@@ -68,8 +69,7 @@ fn one_by_one(lab: &Lab, watch: &PodWatch) -> Result<Vec<f64>> {
 /// Seconds from bind to Running.
 pub fn start_one(lab: &Lab, watch: &PodWatch, name: &str) -> Result<f64> {
     let bound = create(lab, name, &["sleep", "1000000"])?;
-    let running = watch.when(name, "Running", ONE_DEADLINE)?;
-    Ok(seconds(bound, running))
+    watch.seconds(bound, name, "Running", ONE_DEADLINE)
 }
 
 fn ends(lab: &Lab, watch: &PodWatch) -> Result<Vec<f64>> {
@@ -88,8 +88,7 @@ fn ends(lab: &Lab, watch: &PodWatch) -> Result<Vec<f64>> {
                 .dial(&address, "", false, Duration::from_secs(5));
             wait::seen(call).map(|_| Instant::now())
         })?;
-        let ended = watch.when(name, "terminated", ONE_DEADLINE)?;
-        times.push(seconds(called, ended));
+        times.push(watch.seconds(called, name, "terminated", ONE_DEADLINE)?);
     }
     remove(lab, &names)?;
     Ok(times)
@@ -98,12 +97,12 @@ fn ends(lab: &Lab, watch: &PodWatch) -> Result<Vec<f64>> {
 pub fn together(lab: &Lab, watch: &PodWatch, count: usize) -> Result<Vec<f64>> {
     let mut bound = Vec::new();
     for number in 0..count {
-        let name = pod_name(number);
+        let name = format!("burst-{number}");
         bound.push((create(lab, &name, &["sleep", "1000000"])?, name));
     }
     bound
         .iter()
-        .map(|(at, name)| Ok(seconds(*at, watch.when(name, "Running", MANY_DEADLINE)?)))
+        .map(|(at, name)| watch.seconds(*at, name, "Running", MANY_DEADLINE))
         .collect()
 }
 
@@ -118,6 +117,40 @@ pub fn waves(lab: &Lab, watch: &PodWatch, from: usize, to: usize) -> Result<()> 
             watch.when(name, "Running", MANY_DEADLINE)?;
         }
     }
+    Ok(())
+}
+
+/// Removes what a measure has left: every pod, and every Service but the API server's.
+pub fn clear(lab: &Lab) -> Result<()> {
+    let names = |path: &str| -> Result<Vec<String>> {
+        let items = lab.cluster.api.items(path)?;
+        let name = |item: &Value| text_at(item, "/metadata/name").to_owned();
+        Ok(items.iter().map(name).collect())
+    };
+    for name in names(SERVICES)?.iter().filter(|name| *name != "kubernetes") {
+        lab.cluster
+            .api
+            .delete(&format!("{SERVICES}/{name}"), None)?;
+    }
+    remove(lab, &names(PODS_PATH)?).context("clear the node")
+}
+
+/// A figure "with N pods" is one only while exactly those run.
+pub fn expect(lab: &Lab, count: usize) -> Result<()> {
+    tally(&lab.cluster.api.items(PODS_PATH)?, count)
+}
+
+fn tally(pods: &[Value], count: usize) -> Result<()> {
+    let running = pods.iter().filter(|pod| {
+        text_at(pod, "/status/phase") == "Running"
+            && pod.pointer("/metadata/deletionTimestamp").is_none()
+    });
+    let running = running.count();
+    ensure!(
+        running == count && pods.len() == count,
+        "{running} pods run and {} do not, where {count} should run and no others be there",
+        pods.len() - running
+    );
     Ok(())
 }
 
@@ -166,11 +199,6 @@ pub fn remove(lab: &Lab, names: &[String]) -> Result<()> {
     })
 }
 
-fn seconds(from: Instant, to: Instant) -> f64 {
-    // The watch may be faster than the answer to the request.
-    to.saturating_duration_since(from).as_secs_f64()
-}
-
 /// The nearest rank (0 is the smallest, 100 the largest).
 pub fn percentile(values: &[f64], percent: usize) -> f64 {
     let mut sorted = values.to_vec();
@@ -189,5 +217,24 @@ mod tests {
         let found = [0, 50, 95, 100].map(|percent| percentile(&values, percent));
         assert_eq!(found, [1.0, 5.0, 10.0, 10.0]);
         assert!(percentile(&[], 50).is_nan());
+    }
+
+    #[test]
+    fn pods_that_are_missing_pending_ending_or_too_many_are_not_the_number() {
+        let running = json!({"metadata": {"name": "a"}, "status": {"phase": "Running"}});
+        let pending = json!({"status": {"phase": "Pending"}});
+        let ending =
+            json!({"metadata": {"deletionTimestamp": "now"}, "status": {"phase": "Running"}});
+        let two = [running.clone(), running.clone()];
+        assert!(tally(&two, 2).is_ok() && tally(&[], 0).is_ok());
+        for (pods, count) in [
+            (&two[..], 3),
+            (&two[..], 1),
+            (&[running.clone(), pending.clone()][..], 2),
+            (&[running.clone(), pending][..], 1),
+            (&[running, ending][..], 2),
+        ] {
+            assert!(tally(pods, count).is_err(), "{pods:?}");
+        }
     }
 }

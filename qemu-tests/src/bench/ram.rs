@@ -2,6 +2,9 @@
 //!
 //! In: a software. Out: MiB. A search by halves whose every look is a fresh machine: boot, ten pods, one minute in which the node stays Ready and
 //! every pod Running without a restart. The result is looked at once more, for ten minutes; if it does not last, the next size is.
+//!
+//! From the machine's launch on whatever goes wrong is an answer, "no"; since one look of ours may go wrong too, a "no" is one when it was given twice.
+//! What fails before the launch (a control plane, QEMU) is an error.
 
 use std::time::Duration;
 
@@ -25,29 +28,30 @@ const HOLD: Duration = Duration::from_secs(60);
 const LONG_HOLD: Duration = Duration::from_secs(600);
 
 pub fn figures(dirs: &Dirs, artefacts: &Artefacts, software: Software) -> Result<Figures> {
-    let look = |memory_mib: u32, hold: Duration| -> bool {
+    let look = |memory_mib: u32, hold: Duration| -> Result<bool> {
         let size = Size { memory_mib, ..SIZE };
-        // Whatever goes wrong in so small a machine is an answer; the words are kept for the reader.
-        match keeps(dirs, artefacts, software, size, hold) {
-            Ok(()) => {
-                println!("{memory_mib} MiB: yes");
-                true
+        confirmed(|| {
+            let kept = keeps(dirs, artefacts, software, size, hold)
+                .with_context(|| format!("a machine of {memory_mib} MiB"))?;
+            match &kept {
+                Ok(()) => println!("{memory_mib} MiB: yes"),
+                // The words are kept for the reader.
+                Err(error) => {
+                    let text = format!("{error:#}");
+                    println!(
+                        "{memory_mib} MiB: no: {}",
+                        text.lines().next().unwrap_or("")
+                    );
+                }
             }
-            Err(error) => {
-                let text = format!("{error:#}");
-                println!(
-                    "{memory_mib} MiB: no: {}",
-                    text.lines().next().unwrap_or("")
-                );
-                false
-            }
-        }
+            Ok(kept.is_ok())
+        })
     };
-    if !look(HIGH, HOLD) {
+    if !look(HIGH, HOLD)? {
         bail!("{HIGH} MiB are not enough: something else is wrong");
     }
-    let mut found = smallest(LOW, HIGH, STEP, |memory| look(memory, HOLD));
-    while !look(found, LONG_HOLD) {
+    let mut found = smallest(LOW, HIGH, STEP, |memory| look(memory, HOLD))?;
+    while !look(found, LONG_HOLD)? {
         found += STEP;
         if found > HIGH {
             bail!("no size lasts {} minutes", LONG_HOLD.as_secs() / 60);
@@ -59,34 +63,50 @@ pub fn figures(dirs: &Dirs, artefacts: &Artefacts, software: Software) -> Result
     )]))
 }
 
+/// A "no" is asked once more.
+fn confirmed(mut look: impl FnMut() -> Result<bool>) -> Result<bool> {
+    Ok(look()? || look()?)
+}
+
 /// The smallest multiple of `step` above `low` that works, if `high` does and more never hurts. `low` itself is not looked at.
-fn smallest(low: u32, high: u32, step: u32, mut works: impl FnMut(u32) -> bool) -> u32 {
+fn smallest(
+    low: u32,
+    high: u32,
+    step: u32,
+    mut works: impl FnMut(u32) -> Result<bool>,
+) -> Result<u32> {
     let (mut bad, mut good) = (low / step, high / step);
     while good - bad > 1 {
         let middle = u32::midpoint(bad, good);
-        if works(middle * step) {
+        if works(middle * step)? {
             good = middle;
         } else {
             bad = middle;
         }
     }
-    good * step
+    Ok(good * step)
 }
 
+/// The outer error is the host's, the inner one the machine's answer.
 fn keeps(
     dirs: &Dirs,
     artefacts: &Artefacts,
     software: Software,
     size: Size,
     hold: Duration,
-) -> Result<()> {
+) -> Result<Result<()>> {
     let lab = Lab::new(dirs, artefacts, software, size)?;
-    lab.boot()?;
-    let watch = pods::watch(&lab)?;
-    pods::waves(&lab, &watch, 0, PODS)?;
+    lab.launch()?;
+    Ok(holds(&lab, hold))
+}
+
+fn holds(lab: &Lab, hold: Duration) -> Result<()> {
+    lab.first_ready()?;
+    let watch = pods::watch(lab)?;
+    pods::waves(lab, &watch, 0, PODS)?;
     let boot = text_at(&lab.cluster.node(NODE)?, "/status/nodeInfo/bootID").to_owned();
     wait::throughout("node Ready and pods Running", hold, || {
-        wait::seen(still_well(&lab, &boot))
+        wait::seen(still_well(lab, &boot))
     })
 }
 
@@ -120,10 +140,29 @@ mod tests {
             let mut looks = 0;
             let found = smallest(96, 736, 16, |memory| {
                 looks += 1;
-                memory >= edge
-            });
+                Ok(memory >= edge)
+            })
+            .unwrap();
             assert_eq!(found, edge);
             assert!(looks <= 6, "{looks}");
         }
+    }
+
+    #[test]
+    fn an_error_of_the_host_ends_the_search() {
+        assert!(smallest(96, 736, 16, |_| bail!("no control plane")).is_err());
+    }
+
+    #[test]
+    fn a_no_counts_when_it_was_given_twice() {
+        let run = |answers: &[bool]| {
+            let mut left = answers.iter();
+            let result = confirmed(|| Ok(*left.next().unwrap()));
+            (result.unwrap(), left.len())
+        };
+        assert_eq!(run(&[true, false]), (true, 1));
+        assert_eq!(run(&[false, true]), (true, 0));
+        assert_eq!(run(&[false, false]), (false, 0));
+        assert!(confirmed(|| bail!("no control plane")).is_err());
     }
 }

@@ -103,7 +103,8 @@ impl Bench<'_> {
         let started = Instant::now();
         let pid = self.start(&log)?;
         let result = self.observe(count, started, figures);
-        self.exec(&["kill", &pid], "")?;
+        // The shell's own: the program would be another package.
+        self.exec(&["sh", "-c", &format!("kill {pid}")], "")?;
         wait::until("the proxy to end", Duration::from_secs(30), || {
             let gone = self.process().is_err();
             wait::check(gone, || "it still runs".into())
@@ -354,17 +355,21 @@ impl Reading {
             let path = format!("/proc/{pid}/{file}");
             fs::read_to_string(&path).with_context(|| format!("read {path}"))
         };
-        let kib = |text: &str, key: &str| -> f64 {
-            let line = text.lines().find_map(|line| line.strip_prefix(key));
-            line.and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-                .unwrap_or(f64::NAN)
-        };
         Ok(Self {
             cpu_seconds: cpu_seconds(&read("stat")?).context("no times in stat")?,
-            pss_mib: kib(&read("smaps_rollup")?, "Pss:") / 1024.0,
-            peak_mib: kib(&read("status")?, "VmHWM:") / 1024.0,
+            pss_mib: mib(&read("smaps_rollup")?, "Pss:")?,
+            peak_mib: mib(&read("status")?, "VmHWM:")?,
         })
     }
+}
+
+/// A line `KEY N kB` of smaps_rollup or status.
+fn mib(text: &str, key: &str) -> Result<f64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    let kib: f64 = line
+        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+        .with_context(|| format!("the proxy's process has no {key}"))?;
+    Ok(kib / 1024.0)
 }
 
 /// `utime stime cutime cstime`, fields 14 to 17 of proc_pid_stat(5), in hundredths.
@@ -416,5 +421,11 @@ mod tests {
         let stat = "7 (a b) S 1 2 3 4 5 6 7 8 9 10 100 20 3 400 20 0 1";
         assert_eq!(cpu_seconds(stat), Some(5.23));
         assert_eq!(cpu_seconds("7 (a"), None);
+    }
+
+    #[test]
+    fn a_process_that_has_no_memory_any_more_is_an_error() {
+        assert_eq!(mib("Rss: 9 kB\nPss:   2048 kB\n", "Pss:").unwrap(), 2.0);
+        assert!(mib("Name: a\n", "VmHWM:").is_err());
     }
 }

@@ -6,11 +6,12 @@ use anyhow::{Context, Result, bail};
 
 use crate::artefacts::{self, Profile};
 use crate::progress::Progress;
-use crate::{twin, upstream};
+use crate::{deps, twin, upstream};
 
 /// Sizes of programs and image, as released.
 pub fn sizes() -> Result<()> {
     let progress = Progress::new(artefacts::steps() + upstream::NODE_SOFTWARE.len());
+    deps::ensure(deps::BENCH_NEEDS, &|text| progress.say(text))?;
     let artefacts = artefacts::build(Profile::Release, &progress)?;
     let theirs = twin::program_sizes(&upstream::cache_root()?, &progress)?;
     drop(progress);

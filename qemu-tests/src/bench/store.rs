@@ -1,18 +1,20 @@
-//! Samples on disk, and what they say together.
+//! Samples on disk.
 //!
-//! In: one [`Sample`] per measure, software and repetition. Out: a JSON file that is whole after every sample, and a table with minimum, median,
-//! maximum and the ratio of medians. Ranges that overlap read "no difference". A file of another build or machine is set aside, not mixed in.
+//! In: one [`Sample`] per [`Part`], software and repetition. Out: a JSON file that is whole after every sample. A file of another build or machine is
+//! set aside under its build's name, not mixed in; one that cannot be read is an error, and so is a figure that is not a number. What the samples
+//! say together is [`super::table`]'s.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::Measure;
+use super::table::origin;
+use super::{Measure, Part};
 use crate::artefacts::Artefacts;
 use crate::cluster::Size;
 use crate::qemu::Accel;
@@ -20,6 +22,11 @@ use crate::twin::Software;
 
 /// Figures by name; the name ends with the unit.
 pub type Figures = BTreeMap<String, f64>;
+
+/// How figures begin that were taken with so many pods on the node.
+pub fn with_pods(count: usize) -> String {
+    format!("{count:>3} pods: ")
+}
 
 /// What samples have in common that may stand in one table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +41,13 @@ pub struct Build {
 }
 
 impl Build {
+    /// For a file's name: the programs' hashes.
+    fn label(&self) -> String {
+        let names = [Some(&self.image), self.upstream.as_ref()];
+        let names: Vec<&str> = names.into_iter().flatten().map(String::as_str).collect();
+        names.join("-")
+    }
+
     /// Whether samples of both may stand in one table. A run of Kedge alone knows no upstream.
     fn continues(&self, next: &Self) -> bool {
         let upstream = match (&self.upstream, &next.upstream) {
@@ -84,11 +98,11 @@ pub struct Clock {
 }
 
 impl Clock {
-    pub fn start() -> Self {
-        Self {
+    pub fn start() -> Result<Self> {
+        Ok(Self {
             start: Instant::now(),
-            load: load(),
-        }
+            load: load()?,
+        })
     }
 
     pub fn sample(
@@ -97,27 +111,46 @@ impl Clock {
         software: Software,
         repetition: u32,
         figures: Figures,
-    ) -> Sample {
-        Sample {
+    ) -> Result<Sample> {
+        Ok(Sample {
             measure,
             software,
             repetition,
             at: jiff::Timestamp::now()
                 .strftime("%Y-%m-%dT%H:%M:%SZ")
                 .to_string(),
-            load: [self.load, load()],
+            load: [self.load, load()?],
             seconds: self.start.elapsed().as_secs_f64(),
-            figures,
-        }
+            figures: numbers(figures)?,
+        })
     }
 }
 
-fn load() -> f64 {
-    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split_whitespace()
-        .next()
-        .and_then(|word| word.parse().ok())
-        .unwrap_or(f64::NAN)
+/// Where another build's samples go: `bench.LABEL.json`, or with a number if that is taken. Nothing is written over.
+fn aside(path: &Path, label: &str, taken: impl Fn(&Path) -> bool) -> PathBuf {
+    let mut aside = path.with_extension(format!("{label}.json"));
+    let mut number = 2;
+    while taken(&aside) {
+        aside = path.with_extension(format!("{label}.{number}.json"));
+        number += 1;
+    }
+    aside
+}
+
+/// JSON has no "not a number": it would be written as `null`, which no later run can read.
+fn numbers(figures: Figures) -> Result<Figures> {
+    ensure!(!figures.is_empty(), "there are no figures");
+    for (name, value) in &figures {
+        ensure!(value.is_finite(), "{name} is {value}, not a number");
+    }
+    Ok(figures)
+}
+
+fn load() -> Result<f64> {
+    let text = fs::read_to_string("/proc/loadavg").context("read /proc/loadavg")?;
+    let word = text.split_whitespace().next().unwrap_or("");
+    word.parse()
+        .with_context(|| format!("/proc/loadavg holds {text:?}"))
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -130,24 +163,41 @@ struct Document {
 pub struct Store {
     pub path: PathBuf,
     document: Document,
+    /// Of the samples, those that were there when it was opened.
+    kept: usize,
 }
 
 impl Store {
     /// Goes on with the samples at `path` if they are of this build.
     pub fn open(path: &Path, build: Build, fresh: bool) -> Result<Self> {
-        let old: Option<Document> = fs::read(path)
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok());
+        let old = match fs::read(path) {
+            Ok(text) => Some(serde_json::from_slice::<Document>(&text)),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => {
+                return Err(error).with_context(|| format!("read samples in {}", path.display()));
+            }
+        };
         let mut upstream = build.upstream.clone();
         let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
         let samples = match old {
-            Some(old) if old.build.continues(&build) && !fresh => {
-                println!("{} samples of this build are kept", old.samples.len());
+            Some(Ok(old)) if old.build.continues(&build) && !fresh => {
+                if let Some(origin) = origin(old.samples.iter()) {
+                    println!("kept: {} samples {origin}", old.samples.len());
+                }
                 upstream = upstream.or(old.build.upstream);
                 old.samples
             }
-            Some(_) => {
-                let aside = path.with_extension("old.json");
+            Some(Err(error)) if !fresh => {
+                return Err(error).with_context(|| {
+                    format!(
+                        "{} holds no samples that can be gone on with: move it away, or set it aside with --fresh",
+                        path.display()
+                    )
+                });
+            }
+            Some(old) => {
+                let label = old.map_or("unreadable".to_owned(), |old| old.build.label());
+                let aside = aside(path, &label, Path::exists);
                 fs::rename(path, &aside)
                     .with_context(|| format!("rename to {}", aside.display()))?;
                 println!(
@@ -159,6 +209,7 @@ impl Store {
             None => Vec::new(),
         };
         Ok(Self {
+            kept: samples.len(),
             path: path.to_owned(),
             document: Document {
                 command: format!("cargo rig {command}"),
@@ -168,10 +219,34 @@ impl Store {
         })
     }
 
-    pub fn has(&self, measure: Measure, software: Software, repetition: u32) -> bool {
+    /// Older files have one sample for all windows of a measure: what counts are the figures.
+    pub fn has(&self, part: Part, software: Software, repetition: u32) -> bool {
+        let start = part.pods.map(with_pods).unwrap_or_default();
         self.document.samples.iter().any(|sample| {
-            (sample.measure, sample.software, sample.repetition) == (measure, software, repetition)
+            (sample.measure, sample.software, sample.repetition)
+                == (part.measure, software, repetition)
+                && sample.figures.keys().any(|name| name.starts_with(&start))
         })
+    }
+
+    /// What a run has added to what was there, for those who look at a table.
+    pub fn news(&self) -> String {
+        let (kept, added) = self.document.samples.split_at(self.kept);
+        let Some(origin) = origin(kept.iter()) else {
+            return format!("{} samples, all of this run", added.len());
+        };
+        let new = match added.len() {
+            0 => "nothing measured".to_owned(),
+            count => format!("{count} samples of this run"),
+        };
+        format!(
+            "{new}: {} samples {origin} are kept; --fresh begins anew",
+            kept.len()
+        )
+    }
+
+    pub fn samples(&self) -> &[Sample] {
+        &self.document.samples
     }
 
     pub fn add(&mut self, sample: Sample) -> Result<()> {
@@ -190,97 +265,6 @@ impl Store {
         .and_then(|()| fs::rename(&fresh, &self.path))
         .with_context(|| format!("write {}", self.path.display()))
     }
-
-    /// All figures, measure by measure.
-    pub fn table(&self) -> String {
-        table(&self.document.samples)
-    }
-}
-
-/// Several values of one figure.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Spread {
-    pub min: f64,
-    pub median: f64,
-    pub max: f64,
-    pub count: usize,
-}
-
-impl Spread {
-    pub fn of(values: &[f64]) -> Option<Self> {
-        let mut sorted = values.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let (first, last) = (*sorted.first()?, *sorted.last()?);
-        let half = sorted.len() / 2;
-        let median = if sorted.len() % 2 == 1 {
-            sorted[half]
-        } else {
-            f64::midpoint(sorted[half - 1], sorted[half])
-        };
-        Some(Self {
-            min: first,
-            median,
-            max: last,
-            count: sorted.len(),
-        })
-    }
-
-    fn overlaps(&self, other: &Self) -> bool {
-        self.min <= other.max && other.min <= self.max
-    }
-}
-
-/// How the first compares with the second.
-pub fn verdict(ours: Option<Spread>, theirs: Option<Spread>) -> String {
-    match (ours, theirs) {
-        (Some(ours), Some(theirs)) if ours.overlaps(&theirs) => "no difference".to_owned(),
-        (Some(ours), Some(theirs)) if theirs.median != 0.0 => {
-            format!("x {:.2}", ours.median / theirs.median)
-        }
-        _ => String::new(),
-    }
-}
-
-fn table(samples: &[Sample]) -> String {
-    let mut figures: BTreeMap<(Measure, &str), [Vec<f64>; 2]> = BTreeMap::new();
-    for sample in samples {
-        for (name, value) in &sample.figures {
-            let entry = figures.entry((sample.measure, name)).or_default();
-            entry[usize::from(sample.software == Software::Upstream)].push(*value);
-        }
-    }
-    let mut out = String::new();
-    let mut last = None;
-    for ((measure, name), [ours, theirs]) in &figures {
-        if last != Some(*measure) {
-            let _ = writeln!(
-                out,
-                "\n{:<58} {:>30} {:>30}  kedge / upstream",
-                format!("{measure:?}").to_lowercase(),
-                "kedge: min median max (n)",
-                "upstream: min median max (n)"
-            );
-            last = Some(*measure);
-        }
-        let (ours, theirs) = (Spread::of(ours), Spread::of(theirs));
-        let _ = writeln!(
-            out,
-            "{name:<58} {:>30} {:>30}  {}",
-            shown(ours),
-            shown(theirs),
-            verdict(ours, theirs)
-        );
-    }
-    out
-}
-
-fn shown(spread: Option<Spread>) -> String {
-    spread.map_or("-".to_owned(), |spread| {
-        format!(
-            "{:.2} {:.2} {:.2} ({})",
-            spread.min, spread.median, spread.max, spread.count
-        )
-    })
 }
 
 #[cfg(test)]
@@ -298,24 +282,15 @@ mod tests {
     }
 
     fn sample(software: Software, repetition: u32, value: f64) -> Sample {
-        Clock::start().sample(
-            Measure::Memory,
-            software,
-            repetition,
-            Figures::from([("PSS MiB".to_owned(), value)]),
-        )
-    }
-
-    #[test]
-    fn ranges_that_overlap_are_no_difference() {
-        let spread = |values: &[f64]| Spread::of(values);
-        assert_eq!(
-            verdict(spread(&[1.0, 3.0, 2.0]), spread(&[3.0, 9.0])),
-            "no difference"
-        );
-        assert_eq!(verdict(spread(&[1.0, 2.0]), spread(&[3.0])), "x 0.50");
-        assert_eq!(verdict(spread(&[1.0]), None), "");
-        assert_eq!(Spread::of(&[4.0, 1.0]).unwrap().median, 2.5);
+        Clock::start()
+            .unwrap()
+            .sample(
+                Measure::Memory,
+                software,
+                repetition,
+                Figures::from([("PSS MiB".to_owned(), value)]),
+            )
+            .unwrap()
     }
 
     #[test]
@@ -325,28 +300,130 @@ mod tests {
         let mut store = Store::open(&path, build("a"), false).unwrap();
         store.add(sample(Software::Kedge, 1, 2.0)).unwrap();
         let store = Store::open(&path, build("a"), false).unwrap();
-        assert!(store.has(Measure::Memory, Software::Kedge, 1));
-        assert!(!store.has(Measure::Memory, Software::Upstream, 1));
+        assert!(store.has(Measure::Memory.into(), Software::Kedge, 1));
+        assert!(!store.has(Measure::Memory.into(), Software::Upstream, 1));
         let with_upstream = Build {
             upstream: Some("u".into()),
             ..build("a")
         };
         let store = Store::open(&path, with_upstream, false).unwrap();
-        assert!(store.has(Measure::Memory, Software::Kedge, 1));
+        assert!(store.has(Measure::Memory.into(), Software::Kedge, 1));
         let store = Store::open(&path, build("b"), false).unwrap();
-        assert!(!store.has(Measure::Memory, Software::Kedge, 1));
-        assert!(path.with_extension("old.json").is_file());
+        assert!(!store.has(Measure::Memory.into(), Software::Kedge, 1));
+        assert!(path.with_extension("a.json").is_file());
     }
 
     #[test]
-    fn the_table_puts_both_side_by_side() {
-        let text = table(&[
-            sample(Software::Kedge, 1, 10.0),
-            sample(Software::Upstream, 1, 40.0),
-            sample(Software::Kedge, 2, 12.0),
-        ]);
-        let line = text.lines().find(|line| line.starts_with("PSS")).unwrap();
-        assert!(line.contains("10.00 11.00 12.00 (2)"), "{line}");
-        assert!(line.ends_with("x 0.28"), "{line}");
+    fn what_was_set_aside_is_not_written_over() {
+        let path = Path::new("/r/bench.json");
+        let build = Build {
+            upstream: Some("u".into()),
+            ..build("a")
+        };
+        let taken =
+            |names: &'static [&str]| move |path: &Path| names.contains(&path.to_str().unwrap());
+        let name = |names| aside(path, &build.label(), taken(names));
+        assert_eq!(name(&[]), Path::new("/r/bench.a-u.json"));
+        assert_eq!(
+            name(&["/r/bench.a-u.json"]),
+            Path::new("/r/bench.a-u.2.json")
+        );
+        assert_eq!(
+            name(&["/r/bench.a-u.json", "/r/bench.a-u.2.json"]),
+            Path::new("/r/bench.a-u.3.json")
+        );
+    }
+
+    #[test]
+    fn a_run_that_measures_nothing_says_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bench.json");
+        let mut store = Store::open(&path, build("a"), false).unwrap();
+        store.add(sample(Software::Kedge, 1, 2.0)).unwrap();
+        assert_eq!(store.news(), "1 samples, all of this run");
+        let mut store = Store::open(&path, build("a"), false).unwrap();
+        let news = store.news();
+        assert!(
+            news.starts_with("nothing measured: 1 samples of 2"),
+            "{news}"
+        );
+        assert!(news.ends_with("are kept; --fresh begins anew"), "{news}");
+        store.add(sample(Software::Kedge, 2, 2.0)).unwrap();
+        assert!(
+            store
+                .news()
+                .starts_with("1 samples of this run: 1 samples of 2")
+        );
+    }
+
+    #[test]
+    fn a_window_that_is_missing_is_missed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bench.json");
+        let mut store = Store::open(&path, build("a"), false).unwrap();
+        let figures = [" 30 pods: PSS of kedge, MiB", "  0 pods: PSS of kedge, MiB"];
+        let figures = figures.map(|name| (name.to_owned(), 1.0)).into();
+        store
+            .add(
+                Clock::start()
+                    .unwrap()
+                    .sample(Measure::Memory, Software::Kedge, 1, figures)
+                    .unwrap(),
+            )
+            .unwrap();
+        let has = |pods| {
+            let part = Part {
+                measure: Measure::Memory,
+                pods: Some(pods),
+            };
+            store.has(part, Software::Kedge, 1)
+        };
+        assert!(has(0) && has(30) && !has(110) && !has(3));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_written_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bench.json");
+        for text in ["{", "{\"command\": \"x\"}", "null"] {
+            fs::write(&path, text).unwrap();
+            let error = Store::open(&path, build("a"), false).err().unwrap();
+            assert!(error.to_string().contains("--fresh"), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        Store::open(&path, build("a"), true).unwrap();
+        assert!(!path.exists());
+        fs::create_dir(&path).unwrap();
+        assert!(Store::open(&path, build("a"), false).is_err());
+    }
+
+    #[test]
+    fn what_is_not_a_number_is_refused() {
+        for value in [f64::NAN, f64::INFINITY] {
+            let error = numbers(Figures::from([("CPU, s".to_owned(), value)])).unwrap_err();
+            assert!(error.to_string().starts_with("CPU, s is "), "{error}");
+        }
+        assert!(numbers(Figures::new()).is_err());
+    }
+
+    #[test]
+    fn committed_results_can_be_gone_on_with() {
+        let results = super::super::results().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let mut files = 0;
+        for entry in fs::read_dir(&results).unwrap().flatten() {
+            let name = entry.file_name().into_string().unwrap();
+            if !(name.starts_with("bench") && name.ends_with(".json")) {
+                continue;
+            }
+            let copy = directory.path().join(&name);
+            fs::copy(entry.path(), &copy).unwrap();
+            let document: Document =
+                serde_json::from_slice(&fs::read(&copy).unwrap()).expect(&name);
+            let store = Store::open(&copy, document.build, false).expect(&name);
+            assert_eq!(store.samples(), document.samples, "{name}");
+            files += 1;
+        }
+        assert!(files > 0);
     }
 }
