@@ -183,6 +183,8 @@ fn blob(layout: &Path, media_type: &str, content: &Value) -> Result<Descriptor> 
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
     use crate::registry::{Body, Registry, Request};
 
