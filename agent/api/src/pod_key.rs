@@ -14,7 +14,7 @@ pub struct PodKey {
 
 /// The key could not be made: the system has no randomness.
 #[derive(Debug, thiserror::Error)]
-#[error("make a {kind:?} key for a pod")]
+#[error("make a key of type {kind:?} for a pod: {source}")]
 pub struct PodKeyError {
     kind: KeyType,
     #[source]

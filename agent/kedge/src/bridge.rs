@@ -99,7 +99,7 @@ async fn answer(request: Outbound, api: &ApiHandle, feeds: Feeds) {
                 pod_name,
                 pod_uid,
             };
-            let _ = reply.send(certificate::ask(api, owner, *request).await);
+            let _ = reply.send(certificate::ask(api, &feeds, owner, *request).await);
         }
         Outbound::GetCertificate {
             namespace,

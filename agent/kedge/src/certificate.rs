@@ -2,9 +2,9 @@
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{PodCertificateRequest, PodCertificateRequestSpec};
-use k8s_openapi::api::core::v1::{Node, ServiceAccount};
+use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kedge_api::{ApiHandle, pod_key};
+use kedge_api::{ApiHandle, Feeds, pod_key};
 use kedge_kubelet::{CertificateRequest, Issuing, RequestedCertificate};
 
 use crate::bridge::{Answer, told};
@@ -27,16 +27,21 @@ struct Around {
 /// Makes a key and asks for its certificate.
 pub async fn ask(
     api: &ApiHandle,
+    feeds: &Feeds,
     owner: Owner,
     wanted: CertificateRequest,
 ) -> Answer<RequestedCertificate> {
     let node = api.node_name().to_owned();
     let account = &wanted.service_account;
     let account: ServiceAccount = told(api.client().get(Some(&owner.namespace), account).await)?;
-    let object: Node = told(api.client().get(None, &node).await)?;
+    let own = feeds.own_node.borrow().items.get(&node).cloned();
+    let Some(node_uid) = own.and_then(|own| own.metadata.uid.clone()) else {
+        let text = format!("create PodCertificateRequest: node {node} has not been seen yet");
+        return Err(kedge_kubelet::ApiError::Unavailable(text));
+    };
     let around = Around {
         node,
-        node_uid: object.metadata.uid.unwrap_or_default(),
+        node_uid,
         service_account_uid: account.metadata.uid.unwrap_or_default(),
     };
     let key = pod_key::make(wanted.key_type)

@@ -229,6 +229,8 @@ mod tests {
         let tar = Command::new("tar")
             .args(["-tvf"])
             .arg(&layer)
+            // Its words are looked at.
+            .env("LC_ALL", "C")
             .output()
             .unwrap();
         let text = String::from_utf8(tar.stdout).unwrap();
