@@ -193,10 +193,10 @@ impl Keeper {
         }
     }
 
-    /// Corrects the clock; true when it was corrected.
+    /// Corrects the clock, or leaves it when it may be right; true when it was corrected.
     async fn follow(&self, found: &Measurement, server: &str) -> bool {
         let now = kedge_sys::time::now();
-        let step = correction(found.offset, now.wall, self.floor);
+        let step = correction(found.offset, found.error, now.wall, self.floor);
         let result = match &step {
             Ok(correction) => (self.options.apply)(*correction).map_err(|e| e.to_string()),
             Err(refusal) => Err(format!("time server {server}: {refusal}")),
@@ -229,7 +229,7 @@ impl Keeper {
         if stepped {
             self.save().await;
         }
-        true
+        step != Ok(Correction::Keep)
     }
 
     fn fault(&self, fault: String) {
@@ -339,6 +339,7 @@ fn set_clock(correction: Correction) -> kedge_sys::Result<()> {
     match correction {
         Correction::Step(wall) => clock::step(wall)?,
         Correction::Slew(micros) => clock::slew(micros)?,
+        Correction::Keep => {}
     }
     clock::mark_synchronised()
 }

@@ -2,6 +2,7 @@
 //!
 //! One round: a query to each server that is not resting, answers for [`ROUND`] at most, then a [`Measurement`] if any server was
 //! usable. Rounds come every few seconds until the first success, then every 64 s, slowing to 1024 s while the clock stays close.
+//! A measurement that may be wrong by more than [`GOOD`] (the first one of a busy boot) is followed by the next within seconds too.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -26,6 +27,8 @@ const REST: Duration = Duration::from_secs(3600);
 const MAX_ROOT_DISTANCE: Duration = Duration::from_millis(1500);
 /// One part in this many: 50 ppm, what cheap crystals do.
 const DRIFT: u32 = 20_000;
+/// A measurement that may be wrong by more is no success yet: a stall of the machine looks like a slow network.
+const GOOD: Duration = Duration::from_millis(100);
 /// Offsets below this lengthen the poll interval.
 const CLOSE: Nanos = 10_000_000;
 
@@ -182,7 +185,7 @@ impl Client {
     }
 
     fn pause(&mut self, best: Option<&Measurement>) -> Duration {
-        let Some(best) = best else {
+        let Some(best) = best.filter(|best| best.error <= GOOD) else {
             let wait = self.poll.unwrap_or(self.retry).min(MIN_POLL);
             self.retry = (self.retry * 2).min(MIN_POLL);
             return wait;
@@ -398,6 +401,27 @@ mod tests {
             now = client.poll_at();
         }
         assert_eq!(found, [0, 0]);
+    }
+
+    /// A machine that stalls while it boots must not live with what it measured then for a minute.
+    #[test]
+    fn a_first_answer_that_dawdles_is_asked_for_again_soon() {
+        let mut client = Client::new(1, 1, ms(0));
+        let query = client.queries(reading(TRUE_TIME, ms(0)))[0];
+        let bytes = answer(&query, TRUE_TIME, |_| {});
+        client.receive(0, &bytes, reading(TRUE_TIME, ms(1800)));
+        let found = client.poll(ms(1800)).unwrap();
+        assert_eq!(
+            (found.offset / 1_000_000, found.error.as_millis() / 10),
+            (-900, 90)
+        );
+        assert!(client.poll_at() < ms(5000), "{:?}", client.poll_at());
+        let now = client.poll_at();
+        let query = client.queries(reading(TRUE_TIME, now))[0];
+        let bytes = answer(&query, TRUE_TIME + now, |_| {});
+        client.receive(0, &bytes, reading(TRUE_TIME, now));
+        assert_eq!(client.poll(now).unwrap().offset / 1_000_000, 0);
+        assert!(client.poll_at() > now + ms(40_000));
     }
 
     #[test]
