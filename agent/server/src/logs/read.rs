@@ -56,6 +56,8 @@ struct Log {
     file: File,
     inode: u64,
     position: u64,
+    /// Read no further than here.
+    end: u64,
 }
 
 /// What the path says about the file that is open.
@@ -78,8 +80,8 @@ pub async fn start(
     options: &LogOptions,
     filter: Filter,
 ) -> io::Result<Blocks> {
-    let (path, tail) = (source.path.clone(), options.tail_lines);
-    let log = lane.run(move || Log::open(&path, tail)).await?;
+    let (path, tail, follow) = (source.path.clone(), options.tail_lines, options.follow);
+    let log = lane.run(move || Log::open(&path, tail, follow)).await?;
     let (blocks, out) = mpsc::channel(4);
     let reader = Reader {
         node,
@@ -138,7 +140,7 @@ impl Reader {
                     log = match self.drain(log).await? {
                         Some(_) => {
                             let path = self.source.path.clone();
-                            self.lane.run(move || Log::open(&path, None)).await?
+                            self.lane.run(move || Log::open(&path, None, true)).await?
                         }
                         None => return Ok(()),
                     };
@@ -182,7 +184,8 @@ impl Reader {
 }
 
 impl Log {
-    fn open(path: &PathBuf, tail: Option<u64>) -> io::Result<Self> {
+    /// Without `follow` the log is what it is now: lines that a container adds while we read would be more than the last `tail`, and need never end.
+    fn open(path: &PathBuf, tail: Option<u64>, follow: bool) -> io::Result<Self> {
         let mut file = File::open(path)?;
         let metadata = file.metadata()?;
         let position = match tail {
@@ -194,11 +197,13 @@ impl Log {
             file,
             inode: metadata.ino(),
             position,
+            end: if follow { u64::MAX } else { metadata.len() },
         })
     }
 
     fn block(&mut self) -> io::Result<Vec<u8>> {
-        let mut block = vec![0; BLOCK];
+        let left = usize::try_from(self.end.saturating_sub(self.position)).unwrap_or(BLOCK);
+        let mut block = vec![0; left.min(BLOCK)];
         let length = self.file.read(&mut block)?;
         block.truncate(length);
         self.position += length as u64;
@@ -228,4 +233,35 @@ fn tail_start(file: &mut File, lines: u64, size: u64) -> io::Result<u64> {
         }
     }
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// Seen under load: `kubectl logs --tail=1` gave two lines, the second written after the first was found.
+    #[test]
+    fn lines_that_come_while_the_tail_is_read_are_left_to_who_follows() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        for (follow, expected) in [(false, "two\n"), (true, "two\nthree\n")] {
+            std::fs::write(&path, "one\ntwo\n").unwrap();
+            let mut log = Log::open(&path, Some(1), follow).unwrap();
+            let mut writer = std::fs::OpenOptions::new().append(true).open(&path);
+            writer.as_mut().unwrap().write_all(b"three\n").unwrap();
+            let mut read = Vec::new();
+            while let block = log.block().unwrap()
+                && !block.is_empty()
+            {
+                read.extend(block);
+            }
+            assert_eq!(
+                String::from_utf8(read).unwrap(),
+                expected,
+                "follow {follow}"
+            );
+        }
+    }
 }
