@@ -18,6 +18,7 @@ use kedge_qemu_tests::cluster::{Cluster, node_table};
 use kedge_qemu_tests::controlplane::last_lines;
 use kedge_qemu_tests::dirs::Dirs;
 use kedge_qemu_tests::progress::Progress;
+use kedge_qemu_tests::recap;
 use kedge_qemu_tests::rings;
 use kedge_qemu_tests::stories::{self, Tally};
 use kedge_qemu_tests::supervisor::client::Client;
@@ -138,6 +139,7 @@ fn test(args: &TestArgs) -> Result<ExitCode> {
             args.here,
         )?);
     }
+    print!("{}", recap::take());
     println!("{tally}");
     Ok(if tally.failed == 0 {
         ExitCode::SUCCESS

@@ -25,6 +25,7 @@ use sha2::{Digest, Sha256};
 use crate::artefacts::{self, Artefacts};
 use crate::cluster::{Cluster, Description};
 use crate::progress::Progress;
+use crate::recap;
 use catalogue::{Catalogue, Test};
 use judge::Judge;
 use parts::Parts;
@@ -251,6 +252,7 @@ fn finish(
     .junit(&summary.build.id());
     fs::write(&junit, text).with_context(|| format!("write {}", junit.display()))?;
     print!("{}\n{}", result.failures(), result.table());
+    result.failures().lines().for_each(recap::note);
     print!("{}", result.passed_later());
     println!(
         "build {} ({}){}, load {}",

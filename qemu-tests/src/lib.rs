@@ -30,6 +30,7 @@ pub mod pki;
 pub mod progress;
 pub mod qemu;
 pub mod qmp;
+pub mod recap;
 pub mod recorder;
 pub mod registry;
 pub mod rings;

@@ -17,7 +17,7 @@ use crate::dirs::Dirs;
 use crate::progress::Progress;
 use crate::stories::{self, Story, Tally};
 use crate::supervisor::client::Client;
-use crate::{deps, tied, up};
+use crate::{deps, recap, tied, up};
 
 const ARM: &str = "aarch64-unknown-linux-musl";
 /// Crates without a kernel or a network under them: their tests run anywhere, also emulated.
@@ -195,18 +195,14 @@ pub fn stories(chosen: Vec<Story>, dirs: &Dirs, here: bool) -> Result<Tally> {
             drop(holder);
             Ok(tally)
         }
-        Err(error) => {
-            println!(
-                "FAIL  {:<44} {:>6.1}s: {error:#}",
+        Err(error) => Ok(Tally {
+            skipped: count,
+            ..failed(
                 "cluster-of-three-nodes-comes-up",
-                start.elapsed().as_secs_f32()
-            );
-            Ok(Tally {
-                passed: 0,
-                failed: 1,
-                skipped: count,
-            })
-        }
+                start.elapsed().as_secs_f32(),
+                &format!("{error:#}"),
+            )
+        }),
     }
 }
 
@@ -264,7 +260,9 @@ fn passed(name: &str, seconds: f32) -> Tally {
 }
 
 fn failed(name: &str, seconds: f32, reason: &str) -> Tally {
-    println!("FAIL  {name:<44} {seconds:>6.1}s: {reason}");
+    let line = format!("FAIL  {name:<44} {seconds:>6.1}s: {reason}");
+    println!("{line}");
+    recap::note(&line);
     Tally {
         failed: 1,
         ..Tally::default()
@@ -320,8 +318,11 @@ fn banned_in(tree: &str) -> Option<&str> {
 /// `cargo test`, its lines shown as they come and its summaries added up.
 fn counted(name: &str, command: Command) -> Tally {
     let start = Instant::now();
+    let mut failing = Vec::new();
     let (tally, failure) = match stream(command) {
         Ok((text, success)) => {
+            let lines = text.lines().filter(|line| line.ends_with("... FAILED"));
+            failing.extend(lines.map(str::to_owned));
             let mut tally = count(&text);
             // A test binary that does not compile, or dies, has no summary.
             if !success && tally.failed == 0 {
@@ -338,11 +339,16 @@ fn counted(name: &str, command: Command) -> Tally {
         ),
     };
     let word = if tally.failed == 0 { "ok  " } else { "FAIL" };
-    println!(
+    let line = format!(
         "{word}  {name:<44} {:>6.1}s: {tally} {}",
         start.elapsed().as_secs_f32(),
         failure.unwrap_or_default()
     );
+    println!("{line}");
+    if tally.failed > 0 {
+        recap::note(&line);
+        failing.iter().for_each(|test| recap::note(test));
+    }
     tally
 }
 

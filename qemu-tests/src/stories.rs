@@ -30,7 +30,7 @@ use anyhow::{Context, Result, anyhow};
 use regex::Regex;
 
 use crate::cluster::Cluster;
-use crate::{artefacts, upstream};
+use crate::{artefacts, recap, upstream};
 pub use kit::Stage;
 
 pub struct Story {
@@ -146,7 +146,9 @@ pub fn run(cluster: Cluster, stories: Vec<Story>, until: Option<Instant>) -> Tal
             }
             Err(error) => {
                 tally.failed += 1;
-                println!("FAIL  {:<44} {seconds:>6.1}s: {error:#}", story.name);
+                let line = format!("FAIL  {:<44} {seconds:>6.1}s: {error:#}", story.name);
+                println!("{line}");
+                recap::note(&line);
                 println!("{}", stage.consoles_since(&consoles, 15));
             }
         }

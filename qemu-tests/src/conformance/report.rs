@@ -199,7 +199,7 @@ fn outcome(spec: &Spec) -> Option<Outcome> {
     let empty = Failure::default();
     let failure = spec.failure.as_ref().unwrap_or(&empty);
     let reason = match failure.forwarded_panic.as_str() {
-        "" => first_line(&failure.message),
+        "" => gist(&failure.message),
         panic => first_line(&format!("panic: {panic}")),
     };
     // A spec that a filter left out has neither a reason nor a time.
@@ -225,6 +225,16 @@ fn outcome(spec: &Spec) -> Option<Outcome> {
 fn place(file: &str, line: u64) -> String {
     let short = file.split_once("/test/e2e/").map_or(file, |(_, rest)| rest);
     format!("{short}:{line}")
+}
+
+/// The first line with words in it; where that is an assertion's bare "Expected", what was expected too.
+fn gist(text: &str) -> String {
+    let first = first_line(text);
+    if first == "Expected" {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        return first_line(&words.join(" "));
+    }
+    first
 }
 
 /// The first line with words in it.
@@ -307,11 +317,16 @@ fn block(lines: &[String], resolve: &impl Fn(&str) -> Option<String>) -> Option<
         State::Skipped => "[SKIPPED] ",
     };
     // In the timeline the mark is followed by the node's kind; the words come after it.
-    let reason = lines[head + 1..]
-        .iter()
-        .filter_map(|line| line.trim().strip_prefix(mark))
-        .find(|words| !words.starts_with("in ["))
-        .map(first_line)
+    let said = lines.iter().enumerate().skip(head + 1);
+    let reason = said
+        .filter_map(|(at, line)| Some((at, line.trim().strip_prefix(mark)?)))
+        .find(|(_, words)| !words.starts_with("in ["))
+        .map(|(at, words)| {
+            let more = lines[at + 1..].iter().map(|line| line.trim());
+            let more = more.take_while(|line| !line.is_empty() && !line.starts_with("In ["));
+            let text: Vec<&str> = std::iter::once(words).chain(more).collect();
+            gist(&text.join("\n"))
+        })
         .unwrap_or_default();
     let place = lines
         .iter()
@@ -382,6 +397,20 @@ mod tests {
             found.extend(live.read(&LOG[cut..], resolve));
             assert_eq!(found, whole);
         }
+    }
+
+    #[test]
+    fn a_bare_assertion_is_told_with_what_it_expected() {
+        let text = "Expected\n    <[]string | len:2, cap:2>: [\"a\", \"b\"]\nto have length 1";
+        let told = "Expected <[]string | len:2, cap:2>: [\"a\", \"b\"] to have length 1";
+        assert_eq!(gist(text), told);
+        assert_eq!(gist("two pods\nExpected\n1"), "two pods");
+        let log = LOG.replace(
+            "Failed to await: Told to stop trying.\n  Expected x",
+            "Expected\n      <int>: 2\n  to equal\n      <int>: 1\n  In [It] at: x",
+        );
+        let found = Live::default().read(&log, |header| Some(header.to_owned()));
+        assert_eq!(found[1].reason, "Expected <int>: 2 to equal <int>: 1");
     }
 
     fn spec(kind: &str, text: &str, state: &str, more: &str) -> String {

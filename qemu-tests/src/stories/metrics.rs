@@ -152,16 +152,27 @@ fn known_load(stage: &Stage) -> Result<()> {
     let of_main = [("pod", "load"), ("container", "main")];
     let of_sandbox = [("pod", "load"), ("interface", "eth0")];
     let before = page(stage, &node, "/metrics/cadvisor")?;
+    // `tail` has them all before anything is counted.
+    wait::until("the load holds its memory", MINUTE, || {
+        let stat = seen(stage.sh(&load, "grep ^anon /sys/fs/cgroup/memory.stat"))?;
+        let anon = stat.split_whitespace().nth(1).and_then(|n| n.parse().ok());
+        check(anon.is_some_and(|n: f64| n >= 64.0 * MIB), || stat.clone())
+    })?;
     let script = format!(
         "dd if=/dev/zero of=/disk/f bs=1M count=50 conv=fsync 2>/dev/null; head -c 20000000 /dev/zero | nc {address} 5000; i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done; cat /sys/fs/cgroup/cpu.stat"
     );
     let stat = stage.sh(&load, &script)?;
     stage.log_has(&sink, "20000000", MINUTE)?;
-    // What the container burned lies between what it read of itself before and after the scrape.
-    let after = page(stage, &node, "/metrics/cadvisor")?;
+    // What the container burned lies between what it read of itself before and after the scrape. A page may be made of samples that are a second old.
+    let least = used(&stat)?;
+    let after = wait::until("the burned CPU seconds told", MINUTE, || {
+        let page = seen(page(stage, &node, "/metrics/cadvisor"))?;
+        let told = seen(page.one("container_cpu_usage_seconds_total", &of_main))?;
+        check(told >= least, || format!("{told} told, {least} burned")).map(|()| page)
+    })?;
     let last = cpu_seconds(stage, &load)?;
     let burned = after.one("container_cpu_usage_seconds_total", &of_main)?;
-    within("CPU seconds", burned, used(&stat)?, last)?;
+    within("CPU seconds", burned, least, last)?;
     let grown = |name: &str, labels: &[(&str, &str)]| -> Result<f64> {
         let was = before
             .all(name, labels)
