@@ -59,11 +59,15 @@ pub fn cached() -> Result<Option<Built>> {
 /// Everything, for `time` of scraping. Prints the table.
 pub fn run(stage: &Stage, programs: &Built, time: Duration) -> Result<()> {
     let cluster = &stage.cluster;
+    answering(stage)?;
     promtool_on_kedge(stage, programs)?;
     stage.namespace(NAMESPACE)?;
     stage.apply(&access::objects(NAMESPACE))?;
     let token = access::token(stage.api(), NAMESPACE, "scraper")?;
     let nodes = addresses(stage)?;
+    // A series that begins with what it counts has no rate: each node has started a pod before the first scrape.
+    let mut pods = started(stage, "early")?;
+    pods.iter().try_for_each(|pod| stage.ready(pod).map(drop))?;
     let prometheus = Prometheus::start(cluster, programs.path("prometheus")?, &nodes, &token)?;
     let server = MetricsServer::start(cluster, programs.path("metrics-server")?)?;
     let burning = Burning(stage);
@@ -76,7 +80,7 @@ pub fn run(stage: &Stage, programs: &Built, time: Duration) -> Result<()> {
         })
     })?;
     let begun = Instant::now();
-    let pods = happenings(stage)?;
+    pods.extend(happenings(stage)?);
     let tops = scaled(stage, &server)?;
     wait::until("the time of scraping", time + MINUTE, || {
         seen(prometheus.alive())?;
@@ -113,6 +117,15 @@ fn deployment_path() -> String {
 
 fn scaler_path() -> String {
     format!("/apis/autoscaling/v2/namespaces/{NAMESPACE}/horizontalpodautoscalers/burn")
+}
+
+/// A node is Ready a moment before its serving certificate is signed by the cluster's CA, and the API server asks no other.
+fn answering(stage: &Stage) -> Result<()> {
+    stage.nodes().iter().try_for_each(|node| {
+        wait::until(&format!("{node} answers the API server"), MINUTE, || {
+            seen(raw(stage, node, Place::Resource)).map(drop)
+        })
+    })
 }
 
 /// `promtool check metrics` on every page of every Kedge node, against what is recorded of upstream's.
@@ -156,22 +169,29 @@ fn addresses(stage: &Stage) -> Result<Vec<(String, String)>> {
     stage.nodes().into_iter().map(address).collect()
 }
 
-/// What the queries ask about: a pod that starts on each node and is probed, another whose image there is not, a Deployment that burns CPU.
-fn happenings(stage: &Stage) -> Result<Vec<Pod>> {
-    stage.apply(&burning())?;
-    let mut pods = Vec::new();
-    for node in stage.nodes() {
+/// A pod on each node that is probed and writes a little now and then.
+fn started(stage: &Stage, name: &str) -> Result<Vec<Pod>> {
+    let one = |node: String| {
+        let script =
+            "while :; do dd if=/dev/zero of=/root/f bs=64k count=1 conv=fsync; sleep 5; done";
         let container = json!({
-            "command": ["sleep", "1000000"], "resources": {"limits": {"memory": "16Mi"}},
+            "command": ["sh", "-c", script], "resources": {"limits": {"memory": "16Mi"}},
             "readinessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 5, "timeoutSeconds": 10},
         });
-        pods.push(stage.pod(
+        stage.pod(
             NAMESPACE,
-            &format!("started-{node}"),
+            &format!("{name}-{node}"),
             container,
             on_node(&node),
-        )?);
-    }
+        )
+    };
+    stage.nodes().into_iter().map(one).collect()
+}
+
+/// What the queries ask about: [`started`] pods, another whose image there is not, a Deployment that burns CPU.
+fn happenings(stage: &Stage) -> Result<Vec<Pod>> {
+    stage.apply(&burning())?;
+    let mut pods = started(stage, "started")?;
     let nowhere = json!({"image": "registry.k8s.io/no-such-image:1", "imagePullPolicy": "Always"});
     pods.push(stage.pod(NAMESPACE, "no-image", nowhere, on_node(&stage.node(1)?))?);
     Ok(pods)

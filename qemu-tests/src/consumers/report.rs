@@ -32,8 +32,8 @@ pub fn check(
     nodes: &[(String, String)],
     elapsed: Duration,
 ) -> Result<Figures> {
-    // A little short of the whole: before it nobody was scraped.
-    let window = format!("{}s", elapsed.as_secs().max(60));
+    // With the scrape before it all began: what happened at once has a sample from before.
+    let window = format!("{}s", (elapsed + INTERVAL).as_secs().max(60));
     let mut faults = Vec::new();
     for (url, health, error) in prometheus.targets()? {
         if health != "up" || !error.is_empty() {
