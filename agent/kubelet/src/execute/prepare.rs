@@ -306,10 +306,35 @@ pub fn apply(tree: &Tree, cgroup: &Cgroup) -> kedge_sys::Result<()> {
     )
 }
 
-/// How long after a refresh the next one is due.
-pub fn next_refresh(done: Refreshed, period: Duration, now_seconds: i64) -> Duration {
-    let until_token = done
-        .token_due
-        .map(|due| Duration::from_secs(u64::try_from(due - now_seconds).unwrap_or(0)));
-    until_token.map_or(period, |until| until.clamp(Duration::from_secs(1), period))
+/// How long after a refresh the next one is due: when the first token wants it, and `again` later where one is overdue, because the API server
+/// did not give another.
+pub fn next_refresh(
+    done: Refreshed,
+    period: Duration,
+    again: Duration,
+    now_seconds: i64,
+) -> Duration {
+    let Some(due) = done.token_due else {
+        return period;
+    };
+    match u64::try_from(due - now_seconds) {
+        Ok(seconds) if seconds > 0 => Duration::from_secs(seconds).min(period),
+        _ => again.min(period),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An API server that is away was asked for a token of every pod once a second.
+    #[test]
+    fn a_token_that_could_not_be_renewed_is_asked_for_again_later() {
+        let (period, again) = (Duration::from_secs(60), Duration::from_secs(15));
+        let next = |due| next_refresh(Refreshed { token_due: due }, period, again, 1000).as_secs();
+        assert_eq!(next(None), 60);
+        assert_eq!(next(Some(5000)), 60);
+        assert_eq!(next(Some(1007)), 7);
+        assert_eq!((next(Some(1000)), next(Some(10))), (15, 15));
+    }
 }

@@ -27,7 +27,7 @@ pub(super) enum Job {
     Refreshed(Result<Refreshed, Reason>),
 }
 
-/// After a refresh that failed.
+/// After a refresh that failed, or could not renew a token.
 const REFRESH_AGAIN: Duration = Duration::from_secs(15);
 
 impl super::Look {
@@ -179,7 +179,7 @@ impl Worker {
         let wait = match result {
             Ok(done) => {
                 let period = self.node.settings.volume_refresh;
-                execute::next_refresh(done, period, self.node.clock.wall_seconds())
+                execute::next_refresh(done, period, REFRESH_AGAIN, self.node.clock.wall_seconds())
             }
             Err(reason) => {
                 tracing::warn!(uid = self.uid, reason = reason.message, "volume refresh");
