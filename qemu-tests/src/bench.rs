@@ -233,9 +233,6 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
                         record(first, session::scraped(dirs, &artefacts, software, pods))
                     }
                     (Measure::Ram, _) => record(first, ram::figures(dirs, &artefacts, software)),
-                    (Measure::Services, _) => {
-                        record(first, services::run(dirs, &artefacts, software))
-                    }
                     _ => {
                         let plan = session::Plan {
                             software,
@@ -251,11 +248,13 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
             &Measure::IN_VM[..],
             &[Measure::Split],
             &[Measure::Metrics],
-            &[Measure::Services],
             &[Measure::Ram],
         ] {
             take(measures);
         }
+    }
+    if wanted.contains(&Measure::Services) {
+        failures.extend(all_services(dirs, &artefacts, request, &mut store));
     }
     print!("{}", table::table(store.samples(), &wanted));
     if let Some(words) = request.about_110(&wanted) {
@@ -272,6 +271,45 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
         bail!("could not be taken:\n{}", failures.join("\n"));
     }
     Ok(())
+}
+
+/// Both proxies, as often as asked for, over Services that are made once. Returns what failed.
+fn all_services(
+    dirs: &Dirs,
+    artefacts: &Artefacts,
+    request: &Request,
+    store: &mut Store,
+) -> Vec<String> {
+    let part = Part::from(Measure::Services);
+    let missing = |turn: &services::Turn| !store.has(part, turn.1, turn.0);
+    let turns: Vec<services::Turn> = order(request).into_iter().filter(missing).collect();
+    if turns.is_empty() {
+        return Vec::new();
+    }
+    println!("\n== services, {} turns", turns.len());
+    let mut open = turns.clone();
+    let mut failures = Vec::new();
+    let mut failed = |turn: services::Turn, error: &anyhow::Error| {
+        let line = format!("{part} of {}, no. {}: {error:#}", turn.1.name(), turn.0);
+        println!("failed: {line}");
+        failures.push(line);
+    };
+    let mut record = |turn: services::Turn, clock: &store::Clock, figures: Result<Figures>| {
+        open.retain(|left| *left != turn);
+        let sample =
+            figures.and_then(|figures| clock.sample(part.measure, turn.1, turn.0, figures));
+        match sample {
+            Ok(sample) => store.add(sample),
+            Err(error) => {
+                failed(turn, &error);
+                Ok(())
+            }
+        }
+    };
+    if let Err(error) = services::run(dirs, artefacts, &turns, &mut record) {
+        open.into_iter().for_each(|turn| failed(turn, &error));
+    }
+    failures
 }
 
 /// One machine's turn, and what has become of its parts.

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::lab;
 use super::pods::percentile;
-use super::store::Figures;
+use super::store::{Clock, Figures};
 use crate::api::Api;
 use crate::artefacts::{self, Artefacts};
 use crate::cluster::Cluster;
@@ -40,22 +40,56 @@ const SYNC_DEADLINE: Duration = Duration::from_secs(180);
 const CHANGE_DEADLINE: Duration = Duration::from_secs(60);
 const NAME: &str = "proxy-bench";
 
-pub fn run(dirs: &Dirs, artefacts: &Artefacts, software: Software) -> Result<Figures> {
+/// One proxy's measurement: which round, which software.
+pub type Turn = (u32, Software);
+
+/// What a turn found, and the clock that started with it.
+pub type Record<'a> = &'a mut dyn FnMut(Turn, &Clock, Result<Figures>) -> Result<()>;
+
+/// All turns over the same objects: making ten thousand Services takes longer than measuring a proxy with them. A turn's figures are recorded when
+/// the largest number is measured. One that failed is measured no further; the others go on.
+pub fn run(dirs: &Dirs, artefacts: &Artefacts, turns: &[Turn], record: Record<'_>) -> Result<()> {
     let options = up::Options {
         probe: false,
         ..up::Options::new(0, artefacts.accel()?)
     };
     let (cluster, _holder) = lab::control_plane(dirs, artefacts, &options)?;
-    let figures = program(software, &cluster).and_then(|program| {
-        let bench = Bench {
-            cluster: &cluster,
-            software,
-            program,
-        };
-        bench.run()
-    });
+    let result = measure_all(&cluster, turns, record);
     cluster.client.stop()?;
-    figures
+    result
+}
+
+fn measure_all(cluster: &Cluster, turns: &[Turn], record: Record<'_>) -> Result<()> {
+    let mut open = Vec::new();
+    for turn in turns {
+        let bench = Bench {
+            cluster,
+            software: turn.1,
+            program: program(turn.1, cluster)?,
+        };
+        open.push((*turn, bench, Clock::start()?, Figures::new()));
+    }
+    let Some((_, bench, ..)) = open.first() else {
+        return Ok(());
+    };
+    bench.prepare()?;
+    let mut made = 0;
+    for count in COUNTS {
+        create(&cluster.api, made..count)?;
+        made = count;
+        let mut left = Vec::new();
+        for (turn, bench, clock, mut figures) in open {
+            println!("{count} Services, {} no. {}", turn.1.name(), turn.0);
+            let measured = bench.measure(count, &mut figures);
+            match measured.with_context(|| format!("{count} Services")) {
+                Err(error) => record(turn, &clock, Err(error))?,
+                Ok(()) if Some(&count) == COUNTS.last() => record(turn, &clock, Ok(figures))?,
+                Ok(()) => left.push((turn, bench, clock, figures)),
+            }
+        }
+        open = left;
+    }
+    Ok(())
 }
 
 struct Bench<'a> {
@@ -66,7 +100,8 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    fn run(&self) -> Result<Figures> {
+    /// Addresses of the endpoints and of the Services, and the Node that kube-proxy asks for.
+    fn prepare(&self) -> Result<()> {
         for line in [
             format!("address add {SECOND}/24 dev br0"),
             "route add local 10.96.0.0/16 dev lo".to_owned(),
@@ -74,16 +109,7 @@ impl Bench<'_> {
             let words: Vec<&str> = std::iter::once("ip").chain(line.split(' ')).collect();
             self.exec(&words, "")?;
         }
-        self.node()?;
-        let mut figures = Figures::new();
-        let mut made = 0;
-        for count in COUNTS {
-            create(&self.cluster.api, made..count)?;
-            made = count;
-            self.measure(count, &mut figures)
-                .with_context(|| format!("{count} Services"))?;
-        }
-        Ok(figures)
+        self.node()
     }
 
     /// kube-proxy asks for its Node's addresses.
