@@ -1,6 +1,8 @@
 //! Registry credentials from image pull secrets (`kubernetes.io/dockerconfigjson` and the older `dockercfg`). Pure.
 //!
 //! In: secrets and an image. Out: the credentials to try, best match first. A secret that cannot be read is skipped with its reason.
+//! No server address goes with them, as upstream: containerd sends credentials only to a host of exactly that URL, which is neither that of a mirror
+//! nor, without `https://` before it, any host at all.
 
 use std::collections::BTreeMap;
 
@@ -40,7 +42,7 @@ pub fn for_image(secrets: &[Secret], image: &str) -> Vec<AuthConfig> {
                     username: entry.username,
                     password: entry.password,
                     auth: entry.auth,
-                    server_address: server,
+                    server_address: String::new(),
                     identity_token: entry.identity_token,
                     registry_token: entry.registry_token,
                 };
@@ -159,6 +161,17 @@ mod tests {
             assert_eq!(for_image(&secrets, image).len(), 1, "{image}");
         }
         assert!(for_image(&secrets, "r.example/busybox").is_empty());
+    }
+
+    /// With one, containerd sent the credentials of `r.example` nowhere.
+    #[test]
+    fn credentials_are_for_whatever_host_serves_the_image() {
+        let secrets = [secret(r#"{"auths":{"r.example":{"auth":"eDp5"}}}"#)];
+        let found = for_image(&secrets, "r.example/app:1");
+        assert_eq!(
+            (found[0].auth.as_str(), found[0].server_address.as_str()),
+            ("eDp5", "")
+        );
     }
 
     #[test]
