@@ -2,7 +2,8 @@
 //!
 //! In: layout directories, whose index names each image in full. Out: `/v2/` answers; containerd's mirrors send the original host as
 //! `?ns=registry.k8s.io`, and without it the repository alone decides. [`Registry::answer`] is pure but for the index it was built
-//! from; [`serve`] moves bytes. Absent: push, tags list, referrers, authentication, TLS.
+//! from; [`serve`] moves bytes. Under the name [`PRIVATE_HOST`] every image is there once more, for those who know the password (RFC 7617).
+//! Absent: push, tags list, referrers, tokens, TLS.
 
 mod connection;
 
@@ -14,8 +15,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::{Context, Result, bail};
+use base64::prelude::{BASE64_STANDARD, Engine};
 use kedge_image::oci;
 use serde_json::{Value, json};
+
+/// The host whose images want [`USER`] and [`PASSWORD`].
+pub const PRIVATE_HOST: &str = "private.kedge.test";
+pub const USER: &str = "kedge";
+pub const PASSWORD: &str = "a-light-anchor";
 
 #[derive(Debug, Default)]
 pub struct Registry {
@@ -44,6 +51,8 @@ pub struct Request<'a> {
     pub target: &'a str,
     /// Value of the `Range` header.
     pub range: Option<&'a str>,
+    /// Value of the `Authorization` header.
+    pub authorization: Option<&'a str>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -189,7 +198,16 @@ impl Registry {
                 body: Body::Bytes(b"{}".to_vec()),
             };
         }
-        let host = namespace(query);
+        let mut host = namespace(query);
+        if host.as_deref() == Some(PRIVATE_HOST) {
+            if request.authorization != Some(authorization().as_str()) {
+                let mut answer = error(401, "UNAUTHORIZED", "these images want a password");
+                let realm = format!("Basic realm=\"{PRIVATE_HOST}\"");
+                answer.headers.push(("WWW-Authenticate", realm));
+                return answer;
+            }
+            host = None;
+        }
         if let Some((repository, reference)) = rest.rsplit_once("/manifests/") {
             return self.manifest(host.as_deref(), repository, reference);
         }
@@ -303,6 +321,12 @@ fn parse_range(text: &str, size: u64) -> Range {
     } else {
         Range::Part { first, last }
     }
+}
+
+/// What the header must say.
+pub fn authorization() -> String {
+    let pair = format!("{USER}:{PASSWORD}");
+    format!("Basic {}", BASE64_STANDARD.encode(pair))
 }
 
 fn namespace(query: &str) -> Option<String> {

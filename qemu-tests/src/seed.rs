@@ -9,6 +9,7 @@ use kedge_machine::paths;
 
 use crate::controlplane::bootstrap::Token;
 use crate::controlplane::plan::{DNS_ADDRESS, PORT, SERVER};
+use crate::registry::PRIVATE_HOST;
 use crate::supervisor::REGISTRY_PORT;
 
 /// What a joining node is told.
@@ -61,8 +62,8 @@ fn registries() -> String {
     text
 }
 
-/// Where images of upstream's test suites pretend to come from.
-const HOSTS: &[&str] = &["registry.k8s.io", "gcr.io", "k8s.gcr.io"];
+/// Where images of upstream's test suites pretend to come from, and the host whose images want a password.
+const HOSTS: &[&str] = &["registry.k8s.io", "gcr.io", "k8s.gcr.io", PRIVATE_HOST];
 
 /// Writes a seed volume with `config` as its document.
 pub fn write(path: &Path, config: &str) -> Result<()> {
@@ -122,6 +123,9 @@ mod tests {
                 mirrors:
                 - http://192.168.50.1:5000
               k8s.gcr.io:
+                mirrors:
+                - http://192.168.50.1:5000
+              private.kedge.test:
                 mirrors:
                 - http://192.168.50.1:5000
         "#]]

@@ -70,6 +70,7 @@ fn parse(head: &str) -> Option<Parsed<'_>> {
         method,
         target,
         range: None,
+        authorization: None,
     };
     let mut close = version != "HTTP/1.1";
     for line in lines.take_while(|line| !line.is_empty()) {
@@ -77,6 +78,7 @@ fn parse(head: &str) -> Option<Parsed<'_>> {
         let value = value.trim();
         match name.to_ascii_lowercase().as_str() {
             "range" => request.range = Some(value),
+            "authorization" => request.authorization = Some(value),
             "connection" => close |= value.eq_ignore_ascii_case("close"),
             "content-length" => close |= value != "0",
             "transfer-encoding" => close = true,

@@ -32,7 +32,31 @@ fn get(registry: &Registry, target: &str, range: Option<&str>) -> Answer {
         method: "GET",
         target,
         range,
+        authorization: None,
     })
+}
+
+#[test]
+fn private_images_are_for_those_who_know_the_password() {
+    let (_dir, registry) = layout();
+    let ask = |authorization: Option<&str>| {
+        registry.answer(Request {
+            method: "GET",
+            target: "/v2/e2e-test-images/busybox/manifests/1.37.0-2?ns=private.kedge.test",
+            range: None,
+            authorization,
+        })
+    };
+    for wrong in [None, Some("Basic eDp5"), Some("Bearer x")] {
+        let answer = ask(wrong);
+        assert_eq!(answer.status, 401);
+        let wanted = (
+            "WWW-Authenticate",
+            "Basic realm=\"private.kedge.test\"".to_owned(),
+        );
+        assert!(answer.headers.contains(&wanted), "{answer:?}");
+    }
+    assert_eq!(ask(Some(&authorization())).status, 200);
 }
 
 fn text(answer: &Answer) -> String {
@@ -106,6 +130,7 @@ fn unknown_images_get_the_specs_errors() {
         method: "PUT",
         target: "/v2/x/manifests/y",
         range: None,
+        authorization: None,
     });
     assert_eq!(push.status, 405);
     assert_eq!(get(&registry, "/v2/", None).status, 200);

@@ -3,14 +3,18 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Value, json};
 
-use super::kit::{AGNHOST, MINUTE, POD_START, Stage, main_status, on_node, restarts, set, summary};
+use super::kit::{
+    AGNHOST, BUSYBOX, MINUTE, POD_START, Pod, Stage, main_status, on_node, restarts, set, summary,
+};
 use super::{Story, story};
 use crate::api::{self, text_at};
+use crate::registry::{PASSWORD, PRIVATE_HOST, USER};
 use crate::wait::{self, check, seen};
 
-pub const STORIES: [Story; 12] = [
+pub const STORIES: [Story; 13] = [
     story("init-containers-run-in-order", 240, init_order),
     story("crash-back-off", 300, crash_back_off),
     story("liveness-probe-restarts", 240, liveness),
@@ -20,6 +24,7 @@ pub const STORIES: [Story; 12] = [
     story("delete-with-grace", 240, delete_with_grace),
     story("restart-policy-and-exit-codes", 240, restart_policy),
     story("image-that-does-not-exist", 240, missing_image),
+    story("image-that-wants-a-password", 240, private_image),
     story("refused-field-is-named", 180, refused_field),
     story("static-pod-and-a-broken-one", 300, static_pods),
     story(
@@ -300,7 +305,14 @@ fn missing_image(stage: &Stage) -> Result<()> {
         json!({"image": image}),
         on_node(&stage.node(3)?),
     )?;
-    stage.until_pod(&pod, "waiting for its image", POD_START, |object| {
+    without_image(stage, &pod, "no-such-image")?;
+    stage.event(NAMESPACE, "imageless", &["Failed", "no-such-image"], MINUTE)?;
+    stage.delete(&pod)
+}
+
+/// Waits until the pod waits for its image, with `words` in the reason's message.
+fn without_image(stage: &Stage, pod: &Pod, words: &str) -> Result<()> {
+    let waiting = stage.until_pod(pod, "waiting for its image", POD_START, |object| {
         let waiting = main_status(object)
             .pointer("/state/waiting")
             .cloned()
@@ -310,12 +322,36 @@ fn missing_image(stage: &Stage) -> Result<()> {
             "ErrImagePull" | "ImagePullBackOff"
         );
         check(
-            reason && text_at(&waiting, "/message").contains("no-such-image"),
+            reason && text_at(&waiting, "/message").contains(words),
             || summary(object),
         )
-    })?;
-    stage.event(NAMESPACE, "imageless", &["Failed", "no-such-image"], MINUTE)?;
-    stage.delete(&pod)
+    });
+    waiting.map(drop)
+}
+
+/// Pulled with the pull secret's password, through a mirror, at every start; refused without it although the image is there by then.
+fn private_image(stage: &Stage) -> Result<()> {
+    let image = BUSYBOX.replacen("registry.k8s.io", PRIVATE_HOST, 1);
+    let pair = BASE64_STANDARD.encode(format!("{USER}:{PASSWORD}"));
+    let config = json!({"auths": {PRIVATE_HOST: {"auth": pair}}}).to_string();
+    stage.namespace(NAMESPACE)?;
+    stage.apply(&json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/dockerconfigjson",
+        "metadata": {"name": "password", "namespace": NAMESPACE},
+        "data": {".dockerconfigjson": BASE64_STANDARD.encode(config)},
+    }))?;
+    let node = stage.node(3)?;
+    let container =
+        json!({"image": image, "imagePullPolicy": "Always", "command": ["sleep", "1000000"]});
+    let mut spec = on_node(&node);
+    set(&mut spec, "imagePullSecrets", json!([{"name": "password"}]));
+    let knows = stage.pod(NAMESPACE, "knows-the-password", container.clone(), spec)?;
+    stage.ready(&knows)?;
+    let does_not = stage.pod(NAMESPACE, "knows-nothing", container, on_node(&node))?;
+    without_image(stage, &does_not, PRIVATE_HOST)?;
+    stage.event(NAMESPACE, "knows-nothing", &["Failed", "401"], MINUTE)?;
+    stage.delete(&does_not)?;
+    stage.delete(&knows)
 }
 
 /// Nothing is silently ignored: a pod that asks for what this node cannot do is told so, by the field's name.

@@ -254,6 +254,7 @@ mod tests {
                 method: "GET",
                 target: &target,
                 range: None,
+                authorization: None,
             });
             let Body::Bytes(bytes) = answer.body else {
                 panic!("no manifest of {repository}")
