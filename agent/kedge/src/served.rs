@@ -76,15 +76,10 @@ impl Node for Served {
     }
 
     fn running_pods(&self) -> Answer<'_, Vec<Pod>> {
-        let running =
-            |pod: &Pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
-        let pods = self
-            .kubelet
-            .pod_objects()
-            .into_iter()
-            .filter(running)
-            .collect();
-        Box::pin(async move { Ok(pods) })
+        Box::pin(async move {
+            let pods = self.kubelet.running_pods().await;
+            pods.map_err(|error| NodeError::Failed(format!("list what runs: {error}")))
+        })
     }
 
     fn exec_url(

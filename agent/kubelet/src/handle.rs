@@ -233,6 +233,13 @@ impl KubeletHandle {
         Ok(self.runtime.exec_sync(id, command, timeout).await?)
     }
 
+    /// What the runtime runs, with names and images only.
+    pub async fn running_pods(&self) -> kedge_cri::Result<Vec<Pod>> {
+        let sandboxes = self.runtime.list_pod_sandbox(None).await?;
+        let containers = self.runtime.list_containers(None).await?;
+        Ok(crate::running::pods(&sandboxes, &containers))
+    }
+
     /// Usage of all containers as the runtime measures it.
     pub async fn container_stats(&self) -> kedge_cri::Result<Vec<v1::ContainerStats>> {
         self.runtime.list_container_stats(None).await

@@ -47,6 +47,7 @@ mod node;
 mod objects;
 mod observe;
 mod observer;
+mod running;
 mod shutdown;
 mod start;
 mod statics;
