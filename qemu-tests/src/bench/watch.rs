@@ -97,31 +97,48 @@ impl PodWatch {
 
     /// Waits until `pod` has been seen with `word`.
     pub fn when(&self, pod: &str, word: &str, timeout: Duration) -> Result<()> {
-        self.sight(pod, word, timeout).map(drop)
+        self.sight(pod, &[word], timeout).map(drop)
+    }
+
+    /// Waits until `pod` was seen with one of the words; says with which.
+    pub fn which<'a>(&self, pod: &str, words: &[&'a str], timeout: Duration) -> Result<&'a str> {
+        self.sight(pod, words, timeout).map(|(word, _)| word)
     }
 
     /// Seconds from `start` until `pod` was first seen with `word`; waits for it.
     pub fn seconds(&self, start: Instant, pod: &str, word: &str, timeout: Duration) -> Result<f64> {
-        self.sight(pod, word, timeout)?
+        let (_, sight) = self.sight(pod, &[word], timeout)?;
+        sight
             .seconds_from(start)
             .with_context(|| format!("pod {pod} until {word}"))
     }
 
-    fn sight(&self, pod: &str, word: &str, timeout: Duration) -> Result<Sight> {
-        let key = (pod.to_owned(), word.to_owned());
+    fn sight<'a>(
+        &self,
+        pod: &str,
+        words: &[&'a str],
+        timeout: Duration,
+    ) -> Result<(&'a str, Sight)> {
+        let find = |state: &State| {
+            words.iter().find_map(|word| {
+                let sight = state.seen.get(&(pod.to_owned(), (*word).to_owned()))?;
+                Some((*word, *sight))
+            })
+        };
         let state = self.shared.lock();
         let (state, _) = self
             .shared
             .changed
             .wait_timeout_while(state, timeout, |state| {
-                !state.seen.contains_key(&key) && state.failure.is_none()
+                find(state).is_none() && state.failure.is_none()
             })
             .unwrap_or_else(PoisonError::into_inner);
-        match (state.seen.get(&key), &state.failure) {
-            (Some(sight), _) => Ok(*sight),
-            (None, Some(failure)) => bail!("pod {pod} until {word}: {failure}"),
+        let wanted = words.join(" or ");
+        match (find(&state), &state.failure) {
+            (Some(found), _) => Ok(found),
+            (None, Some(failure)) => bail!("pod {pod} until {wanted}: {failure}"),
             (None, None) => bail!(
-                "pod {pod} was not {word} within {} s (the watch has ended {} times)",
+                "pod {pod} was not {wanted} within {} s (the watch has ended {} times)",
                 timeout.as_secs(),
                 state.ends
             ),
