@@ -9,13 +9,16 @@
 
 pub mod access;
 pub mod allow;
+mod apart;
 pub mod compare;
 pub mod load;
 pub mod metrics_server;
+mod print;
 pub mod prometheus;
 pub mod promtool;
 pub mod queries;
 mod report;
+mod truth;
 pub mod twins;
 
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! Reading Prometheus' text format strictly: what a scraper would complain about is an error here.
 //!
 //! In: a page. Out: [`Page`], its samples with the family that each stands under, and the families' types.
-//! Absent: help texts, timestamps beyond their being numbers, exemplars, OpenMetrics' own words.
+//! Absent: help texts, exemplars, OpenMetrics' own words.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +15,8 @@ pub struct Sample {
     pub family: String,
     pub labels: Vec<(String, String)>,
     pub value: f64,
+    /// When it was measured, milliseconds since 1970, where the page says so.
+    pub time: Option<i64>,
 }
 
 impl Sample {
@@ -113,9 +115,7 @@ fn sample(line: &str) -> Result<(Sample, usize)> {
     let mut words = line[at..].split_whitespace();
     // Rust reads NaN and +Inf as they are written here.
     let value: f64 = words.next().context("no value")?.parse().context("value")?;
-    if let Some(time) = words.next() {
-        time.parse::<i64>().context("time")?;
-    }
+    let time = words.next().map(str::parse).transpose().context("time")?;
     if words.next().is_some() {
         bail!("more than a value and a time");
     }
@@ -126,6 +126,7 @@ fn sample(line: &str) -> Result<(Sample, usize)> {
             name,
             labels,
             value,
+            time,
         },
         at,
     ))
@@ -143,6 +144,8 @@ mod tests {
         .unwrap();
         assert_eq!(page.one("a", &[("x", "1")]).unwrap(), 2.5);
         assert_eq!(page.all("a", &[])[0].label("y"), "q\"\\\n}");
+        let times: Vec<_> = page.samples.iter().map(|sample| sample.time).collect();
+        assert_eq!(times, [Some(1800), None]);
         assert_eq!(
             (page.types["a"].as_str(), page.samples[0].family.as_str()),
             ("counter", "a")
@@ -156,6 +159,7 @@ mod tests {
             "a\n",
             "a{x=1} 1\n",
             "a 1 2 3\n",
+            "a 1 soon\n",
             "a b\n",
             "# TYPE b gauge\na 1\n",
             "# TYPE a gauge\n# TYPE b gauge\n# TYPE a gauge\n",

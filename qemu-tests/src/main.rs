@@ -98,7 +98,7 @@ enum Command {
     Scrape(ScrapeArgs),
     /// Say what the metrics of a Kedge node and of an upstream node with the same pods have not in common.
     #[command(
-        after_help = "Examples:\n  cargo rig compare-metrics\n  cargo rig compare-metrics --all\n\nDifferences that are meant are listed in qemu-tests/metrics/differences.tsv, one line per family with a reason. Others, and lines that excuse nothing, make the exit code 1."
+        after_help = "Examples:\n  cargo rig compare-metrics\n  cargo rig compare-metrics --all                (what is listed too: a line and a count for each line of the list)\n\nDifferences that are meant are listed in qemu-tests/metrics/differences.tsv, one line per family with a reason. Others, lines that excuse nothing, and values of the known load that are not within 5 % of the truth make the exit code 1. Left out, as the first lines say, are what one machine alone has and what is chance of a run: the latter is held against the kernel's own files on each node."
     )]
     CompareMetrics(CompareArgs),
     /// Scrape as told on standard input (run by `bench metrics` in the cluster's namespace).
@@ -249,7 +249,7 @@ pub struct ScrapeArgs {
 
 #[derive(Args)]
 pub struct CompareArgs {
-    /// Print the listed differences as well.
+    /// Print the listed differences as well, counted by line of the list.
     #[arg(long)]
     all: bool,
     /// Add to qemu-tests/metrics/promtool-upstream.tsv what promtool newly says of the upstream node.

@@ -2,7 +2,8 @@
 //!
 //! In: the text of `qemu-tests/metrics/differences.tsv` and the differences of a comparison. Out: those that no line allows, and lines that
 //! allowed nothing, which are errors too: a list that only grows says nothing any more.
-//! A line is `FAMILY<tab>KINDS<tab>REASON`. FAMILY may end in `*`; KINDS are those of [`Kind`], joined by commas. `#` begins a comment.
+//! A line is `FAMILY<tab>KINDS<tab>REASON`. FAMILY may end in `*`; KINDS are those of [`Kind`], joined by commas, each with `?` after it where
+//! chance decides whether there is a difference: a line of such kinds alone may excuse nothing. `#` begins a comment.
 //! No line may name a family that dashboards use ([`DASHBOARDS`]), nor excuse more than values in one that tools read ([`TOOLS`]).
 
 use anyhow::{Context, Result, bail};
@@ -50,7 +51,8 @@ pub const DASHBOARDS: &[&str] = &[
     "pod_memory_working_set_bytes",
 ];
 
-/// `metrics.md`: what tools use of the kubelet's own families, in part (not `kubernetes_build_info`: its labels are the build's). How much of something happened, and how long it took, is each kubelet's own.
+/// `metrics.md`: what tools use of the kubelet's own families, without those whose labels name parts of the software itself (its build, features, queues,
+/// calls of its runtime and of the API). How much of something happened, and how long it took, is each kubelet's own.
 pub const TOOLS: &[&str] = &[
     "kubelet_running_pods",
     "kubelet_running_containers",
@@ -68,11 +70,35 @@ pub const TOOLS: &[&str] = &[
 pub struct Line {
     pub number: usize,
     pub family: String,
-    pub kinds: Vec<Kind>,
+    pub kinds: Vec<Allowed>,
     pub reason: String,
 }
 
+/// A kind of difference that a line excuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowed {
+    pub kind: Kind,
+    /// Not in every run.
+    pub by_chance: bool,
+}
+
 impl Line {
+    pub fn is_pattern(&self) -> bool {
+        self.family.ends_with('*')
+    }
+
+    /// As they are written.
+    pub fn kinds(&self) -> String {
+        let word = |one: &Allowed| {
+            format!(
+                "{}{}",
+                one.kind.name(),
+                if one.by_chance { "?" } else { "" }
+            )
+        };
+        self.kinds.iter().map(word).collect::<Vec<_>>().join(",")
+    }
+
     fn names(&self, family: &str) -> bool {
         match self.family.strip_suffix('*') {
             Some(start) => family.starts_with(start),
@@ -81,7 +107,8 @@ impl Line {
     }
 
     fn allows(&self, difference: &Difference) -> bool {
-        self.kinds.contains(&difference.kind) && self.names(&difference.family)
+        let kind = self.kinds.iter().any(|one| one.kind == difference.kind);
+        kind && self.names(&difference.family)
     }
 }
 
@@ -103,8 +130,11 @@ fn line(number: usize, raw: &str) -> Result<Line> {
         bail!("not three columns between tabs");
     };
     let kind = |word: &str| {
-        let all = Kind::ALL.into_iter().find(|kind| kind.name() == word);
-        all.with_context(|| format!("no kind of difference is called {word:?}"))
+        let name = word.strip_suffix('?').unwrap_or(word);
+        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name);
+        let kind = kind.with_context(|| format!("no kind of difference is called {name:?}"))?;
+        let by_chance = name != word;
+        anyhow::Ok(Allowed { kind, by_chance })
     };
     let line = Line {
         number,
@@ -119,7 +149,7 @@ fn line(number: usize, raw: &str) -> Result<Line> {
         bail!("dashboards use {used}");
     }
     if let Some(used) = TOOLS.iter().find(|used| line.names(used))
-        && line.kinds != [Kind::Values]
+        && line.kinds.iter().any(|one| one.kind != Kind::Values)
     {
         bail!("tools use {used}");
     }
@@ -148,7 +178,10 @@ pub fn judge<'a>(differences: &'a [Difference], lines: &'a [Line]) -> Verdict<'a
             None => verdict.unlisted.push(difference),
         }
     }
-    let idle = |line: &&Line| !differences.iter().any(|difference| line.allows(difference));
+    let idle = |line: &&Line| {
+        let by_chance = line.kinds.iter().all(|one| one.by_chance);
+        !by_chance && !differences.iter().any(|difference| line.allows(difference))
+    };
     verdict.unused = lines.iter().filter(idle).collect();
     verdict
 }
@@ -213,5 +246,16 @@ mod tests {
         assert_eq!(verdict.unused, [&lines[2]]);
         assert!(!verdict.good());
         assert!(judge(&differences[2..], &lines[1..2]).good());
+    }
+
+    #[test]
+    fn a_line_of_chance_may_excuse_nothing() {
+        let lines = parse("x\tvalues?\tr\ny\tvalues?,series\tr\n").unwrap();
+        let verdict = judge(&[], &lines);
+        assert_eq!(verdict.unused, [&lines[1]]);
+        assert_eq!(lines[1].kinds(), "values?,series");
+        let differences = [difference("x", Kind::Values)];
+        assert!(judge(&differences, &lines[..1]).good());
+        assert_eq!(judge(&differences, &lines[..1]).listed.len(), 1);
     }
 }

@@ -8,11 +8,13 @@
 //! - Values are, to a tenth or the unit's slack: everything about the pod of known load, settings (`container_spec_*`, `machine_*`), and gauges
 //!   of the kubelet's own pages. Counters of the kubelet's own pages say what that kubelet did: they are not compared.
 //!
-//! Absent: rows of the nodes' own software below the root group, which is not the same; timestamps; help texts.
+//! Absent: rows of the nodes' own software below the root group, which is not the same; what one machine alone has and rows that the page cache
+//! decides ([`apart`]); values that are chance of the run, which are held against the kernel's own ([`truth`]); timestamps; help texts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use super::{apart, truth};
 use crate::exposition::{Page, Sample};
 
 /// How far apart two values may be, as a share of the larger.
@@ -164,23 +166,40 @@ pub fn compare(place: Place, ours: Side<'_>, theirs: Side<'_>) -> Vec<Difference
             // Every series would differ.
             continue;
         }
+        let (a, b) = seen(family, a, b);
         let series = if place.of_pods() {
-            sets(
-                "series",
-                &a.keys().map(shown).collect(),
-                &b.keys().map(shown).collect(),
-            )
+            let all = |rows: &Rows<'_>| {
+                rows.keys()
+                    .map(|series| (series.clone(), shown(family, series)))
+                    .collect()
+            };
+            only(&all(&a), &all(&b))
         } else {
-            sets("", &label_values(a), &label_values(b))
+            sets("", &label_values(&a), &label_values(&b))
         };
         if let Some(text) = series {
             add(Kind::Series, text);
         }
-        if let Some(text) = values(place, &type_of(ours), (a, ours.facts), (b, theirs.facts)) {
+        let kind = (family, type_of(ours));
+        if let Some(text) = values(place, &kind, (&a, ours.facts), (&b, theirs.facts)) {
             add(Kind::Values, text);
         }
     }
     found
+}
+
+/// Without zeros of a family that shows only what it has seen, where the other page has not seen it.
+fn seen<'a>(family: &str, ours: &Rows<'a>, theirs: &Rows<'a>) -> (Rows<'a>, Rows<'a>) {
+    let listed = apart::UNSEEN.iter().any(|(name, _)| *name == family);
+    let of = |rows: &Rows<'a>, other: &Rows<'a>| -> Rows<'a> {
+        let stays = |(series, sample): &(&Series, &&Sample)| {
+            !listed || sample.value != 0.0 || other.contains_key(series)
+        };
+        let rows = rows.iter().filter(stays);
+        rows.map(|(series, sample)| (series.clone(), *sample))
+            .collect()
+    };
+    (of(ours, theirs), of(theirs, ours))
 }
 
 type Rows<'a> = BTreeMap<Series, &'a Sample>;
@@ -189,7 +208,9 @@ type Rows<'a> = BTreeMap<Series, &'a Sample>;
 fn families<'a>(place: Place, side: Side<'a>) -> BTreeMap<&'a str, Rows<'a>> {
     let mut families: BTreeMap<&str, Rows<'_>> = BTreeMap::new();
     for sample in &side.page.samples {
-        if !place.of_pods() || belongs(sample, side.facts) {
+        let apart =
+            apart::of_one_machine(sample) || apart::of_the_page_cache(sample, &side.facts.load);
+        if !place.of_pods() || (belongs(sample, side.facts) && !apart) {
             let rows = families.entry(&sample.family).or_default();
             rows.insert(series(sample, side.facts), sample);
         }
@@ -237,9 +258,21 @@ fn plain(name: &str, value: &str, facts: &Facts) -> String {
     }
 }
 
-fn shown((name, labels): &Series) -> String {
-    let labels: Vec<String> = labels.iter().map(|(n, v)| format!("{n}={v:?}")).collect();
-    format!("{name}{{{}}}", labels.join(","))
+/// A series for people, who have its family before them: without labels that say nothing here, and with the end of a long path.
+fn shown(family: &str, (name, labels): &Series) -> String {
+    let part = name.strip_prefix(family).unwrap_or(name);
+    let of_group = labels.iter().any(|(name, _)| name == "id");
+    let says = |(name, value): &&(String, String)| match name.as_str() {
+        "namespace" => value != "NAMESPACE",
+        "image" | "major" | "minor" | "name" => !of_group,
+        _ => true,
+    };
+    let text = |(name, value): &(String, String)| match value.strip_prefix("/kubepods/") {
+        Some(end) => format!("{name}=\"…/{end}\""),
+        None => format!("{name}={value:?}"),
+    };
+    let labels: Vec<String> = labels.iter().filter(says).map(text).collect();
+    format!("{part}{{{}}}", labels.join(","))
 }
 
 /// Names of labels that have a value somewhere: an empty one is none to Prometheus.
@@ -255,40 +288,39 @@ fn label_values(rows: &Rows<'_>) -> BTreeSet<String> {
         .collect()
 }
 
-/// What only one has, a few of each named.
+/// What only one has, two of each named.
 fn sets(what: &str, ours: &BTreeSet<String>, theirs: &BTreeSet<String>) -> Option<String> {
-    const NAMED: usize = 3;
-    let side = |who: &str, only: Vec<&String>| {
-        if only.is_empty() {
-            return None;
-        }
-        let named: Vec<&str> = only.iter().take(NAMED).map(|text| text.as_str()).collect();
-        let more = only.len().saturating_sub(NAMED);
-        let more = if more > 0 {
-            format!(" and {more} more")
-        } else {
-            String::new()
-        };
-        Some(
-            format!("{what} only {who}: {}{more}", named.join(" "))
-                .trim_start()
-                .to_owned(),
-        )
+    let named = |set: &BTreeSet<String>| set.iter().map(|one| (one.clone(), one.clone())).collect();
+    let text = only(&named(ours), &named(theirs))?;
+    Some(format!("{what} {text}").trim_start().to_owned())
+}
+
+/// The same of things with a name for people each.
+fn only<K: Ord>(ours: &BTreeMap<K, String>, theirs: &BTreeMap<K, String>) -> Option<String> {
+    let side = |who: &str, mine: &BTreeMap<K, String>, other: &BTreeMap<K, String>| {
+        let only = mine.iter().filter(|(key, _)| !other.contains_key(key));
+        let only: Vec<&str> = only.map(|(_, name)| name.as_str()).collect();
+        (!only.is_empty()).then(|| format!("only {who}: {}", few(&only)))
     };
-    let texts: Vec<String> = [
-        side("ours", ours.difference(theirs).collect()),
-        side("theirs", theirs.difference(ours).collect()),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    let texts = [side("ours", ours, theirs), side("theirs", theirs, ours)];
+    let texts: Vec<String> = texts.into_iter().flatten().collect();
     (!texts.is_empty()).then(|| texts.join("; "))
+}
+
+/// Two of them, and how many more there are.
+pub fn few(all: &[&str]) -> String {
+    const NAMED: usize = 2;
+    let named = all.iter().take(NAMED).copied().collect::<Vec<_>>();
+    match all.len().saturating_sub(NAMED) {
+        0 => named.join(" "),
+        more => format!("{} and {more} more", named.join(" ")),
+    }
 }
 
 /// The values that are too far apart, the worst first named.
 fn values(
     place: Place,
-    kind: &str,
+    (family, kind): &(&str, String),
     (ours, own): (&Rows<'_>, &Facts),
     (theirs, other): (&Rows<'_>, &Facts),
 ) -> Option<String> {
@@ -302,23 +334,20 @@ fn values(
         }
         let (a, b) = (relative(sample, own), relative(twin, other));
         if let Some(share) = distance(&sample.name, a, b) {
-            apart.push((share, format!("{} {a} for {b}", shown(series))));
+            apart.push((share, format!("{} {a} for {b}", shown(family, series))));
         }
     }
     apart.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let (first, count) = (apart.first()?, apart.len());
-    let more = if count > 1 {
-        format!(" and {} more", count - 1)
-    } else {
-        String::new()
-    };
-    Some(format!("{}{more}", first.1))
+    let texts: Vec<&str> = apart.iter().map(|(_, text)| text.as_str()).collect();
+    (!texts.is_empty()).then(|| few(&texts))
 }
 
 fn is_compared(place: Place, kind: &str, sample: &Sample, facts: &Facts) -> bool {
     let setting = sample.name.starts_with("container_spec_") || sample.name.starts_with("machine_");
     match place {
-        Place::Cadvisor | Place::Resource => setting || sample.label("pod") == facts.load,
+        Place::Cadvisor | Place::Resource => {
+            setting || (sample.label("pod") == facts.load && !truth::is_chance(sample))
+        }
         Place::Kubelet | Place::Slis => kind == "gauge" || kind == "untyped",
         Place::Probes => false,
     }

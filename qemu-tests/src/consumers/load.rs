@@ -52,18 +52,26 @@ pub fn begin(stage: &Stage, pod: &Pod, peer: &str) -> Result<()> {
         .map(drop)
 }
 
-/// Waits for the end of the work.
-pub fn finish(stage: &Stage, pod: &Pod) -> Result<()> {
-    wait::until("the known load done", DONE, || {
-        let state = seen(stage.sh(
-            pod,
-            "ls /tmp; cat /tmp/received /tmp/out /sys/fs/cgroup/cpu.stat",
-        ))?;
-        check(state.lines().any(|line| line == "done"), || state.clone())
+/// Waits for the end of the work in all of them. Each look goes into every pod: what it costs there is the same.
+pub fn finish(stage: &Stage, pods: &[&Pod]) -> Result<()> {
+    wait::until("the known loads done", DONE, || {
+        let mut states = Vec::new();
+        for pod in pods {
+            let words = "ls /tmp; cat /tmp/received /tmp/out /sys/fs/cgroup/cpu.stat";
+            states.push(seen(stage.sh(pod, words))?);
+        }
+        let done = |state: &String| state.lines().any(|line| line == "done");
+        check(states.iter().all(done), || states.join("\n"))
     })?;
-    let received = stage.sh(pod, "cat /tmp/received")?;
-    if received.trim() != SENT.to_string() {
-        bail!("{} received {received:?} bytes", pod.name);
+    for pod in pods {
+        let received = stage.sh(pod, "cat /tmp/received")?;
+        if received.trim() != SENT.to_string() {
+            bail!(
+                "{} of {} received {received:?} bytes",
+                pod.name,
+                pod.namespace
+            );
+        }
     }
     Ok(())
 }

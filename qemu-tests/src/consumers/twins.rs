@@ -1,7 +1,8 @@
 //! `cargo rig compare-metrics`: a Kedge node and an upstream node of one cluster with the same pods, and what their pages say differently.
 //!
 //! In: a cluster of both, `promtool`. Out: [`Outcome`]; its differences are judged by the reviewed list ([`allow`]). Every page that was read is
-//! kept in the cluster's directory, below `metrics`.
+//! kept in the cluster's directory, below `metrics`. Both nodes get the same pods and are asked the same before a page is read. Beside the compared
+//! pods each node has an [`eye`], from which the groups of the known load are read without using anything in them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,26 +12,29 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::compare::{Difference, Facts, Place, Side, compare};
-use super::{allow, load, promtool, raw};
+use super::print::Faults;
+use super::{allow, apart, load, print, promtool, raw, truth};
 use crate::artefacts::workspace;
+use crate::cluster;
 use crate::exposition::Page;
 use crate::stories::Stage;
 use crate::stories::kit::{Pod, on_node, set};
 use crate::twin::Software;
 use crate::upstream::Built;
-use crate::wait::{self, seen};
+use crate::wait::{self, check, seen};
 
 /// An upstream kubelet walks its tree every ten seconds or so.
 const HOUSEKEEPING: Duration = Duration::from_secs(120);
 const DNS: &str = "/apis/apps/v1/namespaces/kube-system/deployments/coredns";
 
+const EYES: &str = "twin-eyes";
+/// Where an [`eye`] has the node's groups.
+const GROUPS: &str = "/groups";
+
 /// What was found.
 pub struct Outcome {
     pub differences: Vec<Difference>,
-    /// What the Kedge node says of the known load that is not within 5 % of the truth.
-    pub untrue: Vec<String>,
-    /// What `promtool` says of Kedge's pages alone.
-    pub problems: Vec<String>,
+    pub faults: Faults,
 }
 
 /// One node while it is compared.
@@ -38,6 +42,7 @@ struct Node {
     name: String,
     namespace: String,
     load: Pod,
+    eye: Pod,
 }
 
 /// All of a node's pages, and what is its own.
@@ -48,6 +53,8 @@ struct Pages {
     summary: Value,
     /// What the load counts itself, before and after.
     cpu: (f64, f64),
+    /// What the kernel says of the load's groups that the page does not.
+    untrue: Vec<String>,
 }
 
 impl Pages {
@@ -63,40 +70,11 @@ impl Pages {
 pub fn run(stage: &Stage, programs: &Built, record: bool, all: bool) -> Result<bool> {
     // Read before minutes are spent.
     let lines = allow::parse(allow::LIST).context("qemu-tests/metrics/differences.tsv")?;
+    print!("{}", apart::head());
     let outcome = observe(stage, programs, record)?;
     let verdict = allow::judge(&outcome.differences, &lines);
-    if all {
-        for (difference, line) in &verdict.listed {
-            println!("listed\t{difference}\t({})", line.reason);
-        }
-    }
-    for difference in &verdict.unlisted {
-        println!("DIFFERS\t{difference}");
-    }
-    for line in &verdict.unused {
-        println!(
-            "UNUSED\tline {}: {} excuses nothing",
-            line.number, line.family
-        );
-    }
-    outcome
-        .untrue
-        .iter()
-        .for_each(|fault| println!("UNTRUE\t{fault}"));
-    outcome
-        .problems
-        .iter()
-        .for_each(|problem| println!("PROMTOOL\t{problem}"));
-    println!(
-        "{} differences, {} of them listed, {} not; {} lines of the list unused; {} values of the known load untrue; {} problems by promtool that upstream has not",
-        outcome.differences.len(),
-        verdict.listed.len(),
-        verdict.unlisted.len(),
-        verdict.unused.len(),
-        outcome.untrue.len(),
-        outcome.problems.len()
-    );
-    Ok(verdict.good() && outcome.untrue.is_empty() && outcome.problems.is_empty())
+    print!("{}", print::text(&verdict, &outcome.faults, all));
+    Ok(verdict.good() && outcome.faults.none())
 }
 
 fn observe(stage: &Stage, programs: &Built, record: bool) -> Result<Outcome> {
@@ -118,6 +96,7 @@ fn observe(stage: &Stage, programs: &Built, record: bool) -> Result<Outcome> {
     let nodes = [populate(stage, &kedge)?, populate(stage, &upstream)?];
     println!("the same pods run on {kedge} and {upstream}; the known load works");
     work(stage, &nodes)?;
+    nodes.iter().try_for_each(|node| ask(stage, node))?;
     let [ours, theirs] = [read(stage, &nodes[0])?, read(stage, &nodes[1])?];
     stage.api().merge(DNS, &json!({"spec": {"replicas": 1}}))?;
     let mut differences = Vec::new();
@@ -127,11 +106,16 @@ fn observe(stage: &Stage, programs: &Built, record: bool) -> Result<Outcome> {
     let (namespace, cpu) = (nodes[0].namespace.as_str(), ours.cpu);
     let mut untrue = load::check_pages(&ours.pages[1], &ours.pages[2], namespace, cpu);
     untrue.extend(load::check_summary(&ours.summary, namespace, cpu));
+    untrue.extend_from_slice(&ours.untrue);
     let problems = judged_by_promtool(programs, &ours, &theirs, record)?;
+    let faults = Faults {
+        untrue,
+        theirs: theirs.untrue,
+        problems,
+    };
     Ok(Outcome {
         differences,
-        untrue,
-        problems,
+        faults,
     })
 }
 
@@ -176,6 +160,8 @@ fn populate(stage: &Stage, node: &str) -> Result<Node> {
     let nowhere = json!({"image": "registry.k8s.io/no-such-image:1", "imagePullPolicy": "Always"});
     stage.pod(&namespace, "no-image", nowhere, on_node(node))?;
     let load = load::create(stage, &namespace, node)?;
+    let eye = eye(stage, node)?;
+    ready.push(eye.clone());
     ready
         .iter()
         .try_for_each(|pod| stage.ready(pod).map(drop))?;
@@ -184,7 +170,24 @@ fn populate(stage: &Stage, node: &str) -> Result<Node> {
         name: node.to_owned(),
         namespace,
         load,
+        eye,
     })
+}
+
+/// A pod that sees all of its node's groups. Reading them from inside the load would add its own page faults and time to what is read.
+fn eye(stage: &Stage, node: &str) -> Result<Pod> {
+    let mut spec = on_node(node);
+    let groups = json!({"path": "/sys/fs/cgroup", "type": "Directory"});
+    set(
+        &mut spec,
+        "volumes",
+        json!([{"name": "groups", "hostPath": groups}]),
+    );
+    let container = json!({
+        "command": ["sleep", "1000000"],
+        "volumeMounts": [{"name": "groups", "mountPath": GROUPS, "readOnly": true}],
+    });
+    stage.pod(EYES, node, container, spec)
 }
 
 /// The loads send to each other. Afterwards both nodes' pages must have caught up with them.
@@ -195,9 +198,7 @@ fn work(stage: &Stage, nodes: &[Node; 2]) -> Result<()> {
     ];
     load::begin(stage, &nodes[0].load, &addresses[1])?;
     load::begin(stage, &nodes[1].load, &addresses[0])?;
-    for node in nodes {
-        load::finish(stage, &node.load).with_context(|| node.name.clone())?;
-    }
+    load::finish(stage, &[&nodes[0].load, &nodes[1].load])?;
     for node in nodes {
         let used = load::cpu_seconds(stage, &node.load)?;
         wait::until(&format!("{} up to date", node.name), HOUSEKEEPING, || {
@@ -215,11 +216,51 @@ fn work(stage: &Stage, nodes: &[Node; 2]) -> Result<()> {
     Ok(())
 }
 
+/// What families of requests and of health checks count. kubectl goes by WebSocket, which the API server passes on to upstream's kubelet as it is and
+/// to a node that has not declared the feature by SPDY: with both in turn, either node has seen an upgrade by POST.
+fn ask(stage: &Stage, node: &Node) -> Result<()> {
+    let Pod { namespace, name } = &node.eye;
+    let words = ["exec", "-n", namespace, name, "-c", "main", "--", "true"];
+    for websockets in ["true", "false"] {
+        let mut command = stage.cluster.kubectl_command(&words);
+        command.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", websockets);
+        cluster::run(&mut command, "", Duration::from_secs(120))?.success("kubectl exec")?;
+    }
+    let health = format!("/api/v1/nodes/{}/proxy/healthz", node.name);
+    stage.api().text(&health).map(drop)
+}
+
+/// The files of the load's groups, when every one of them has been sampled again after that.
+fn groups(stage: &Stage, node: &Node) -> Result<truth::Groups> {
+    let page = || Page::parse(&raw(stage, &node.name, Place::Cadvisor)?);
+    let ids = truth::sampled(&page()?, &node.namespace);
+    let before = look(stage, node, ids.keys())?;
+    let earlier = truth::sampled(&page()?, &node.namespace);
+    let what = format!("{} has sampled the load again", node.name);
+    wait::until(&what, HOUSEKEEPING, || {
+        let later = truth::sampled(&seen(page())?, &node.namespace);
+        check(truth::is_fresh(&earlier, &later), || {
+            format!("{later:?} after {earlier:?}")
+        })
+    })?;
+    Ok(before)
+}
+
+fn look<'a>(
+    stage: &Stage,
+    node: &Node,
+    ids: impl Iterator<Item = &'a String>,
+) -> Result<truth::Groups> {
+    let printed = stage.sh(&node.eye, &truth::script(GROUPS, ids))?;
+    Ok(truth::groups(&printed))
+}
+
 fn read(stage: &Stage, node: &Node) -> Result<Pages> {
     let directory = stage.cluster.dirs.root.join("metrics");
     fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
     let started = load::started(&stage.get(&node.load)?)?;
     let before = load::cpu_seconds(stage, &node.load)?;
+    let groups = groups(stage, node)?;
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .context("the clock")?;
@@ -234,6 +275,9 @@ fn read(stage: &Stage, node: &Node) -> Result<Pages> {
         );
         texts.push(text);
     }
+    let later = look(stage, node, groups.keys())?;
+    // In the order of `Place::ALL`.
+    let untrue = truth::check(&pages[1], &node.namespace, &groups, &later);
     let summary = format!("/api/v1/nodes/{}/proxy/stats/summary", node.name);
     let summary = stage.api().get(&summary)?;
     Ok(Pages {
@@ -248,6 +292,7 @@ fn read(stage: &Stage, node: &Node) -> Result<Pages> {
         texts,
         pages,
         cpu: (before, load::cpu_seconds(stage, &node.load)?),
+        untrue,
     })
 }
 

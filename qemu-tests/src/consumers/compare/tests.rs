@@ -65,7 +65,7 @@ fn families_types_and_labels_are_told() {
         [
             "kedge_y extra: gauge",
             "x type: counter for gauge",
-            "x labels: labels only ours: a; labels only theirs: b",
+            "x labels: labels only ours: a; only theirs: b",
             "z missing: counter",
         ]
     );
@@ -101,7 +101,7 @@ fn label_values_count_on_the_kubelets_pages_and_whole_series_on_those_of_pods() 
             &hierarchy(&["/", "/kedge"]),
             &hierarchy(&["/", "/kubepods", "/system.slice"])
         ),
-        ["x series: series only theirs: x{id=\"/kubepods\"}"]
+        ["x series: only theirs: {id=\"/kubepods\"}"]
     );
 }
 
@@ -184,4 +184,87 @@ fn what_a_kubelet_counted_is_not_compared_but_its_gauges_are() {
     let page = |kind: &str, value: f64| format!("# TYPE x {kind}\nx {value}\n");
     let of = |kind: &str| lines(Place::Kubelet, &page(kind, 1.0), &page(kind, 9.0)).len();
     assert_eq!((of("counter"), of("gauge")), (0, 1));
+}
+
+#[test]
+fn what_one_machine_has_and_rows_of_the_page_cache_are_no_difference() {
+    let page = |rows: &str| format!("# TYPE container_fs_reads_total counter\n{rows}");
+    let row = |device: &str, more: &str| {
+        format!("container_fs_reads_total{{device=\"{device}\"{more}}} 1\n")
+    };
+    let both = row("/dev/vda", ",id=\"/\"");
+    let theirs = [
+        both.clone(),
+        row("/dev/vdb", ",id=\"/\""),
+        row(
+            "/dev/vda",
+            &format!(",id=\"/kubepods/burstable/poda/{ID_B}\",namespace=\"twin-b\",pod=\"load\""),
+        ),
+    ];
+    assert_eq!(
+        lines(Place::Cadvisor, &page(&both), &page(&theirs.concat())),
+        [""; 0]
+    );
+    let more = [theirs.concat(), row("/dev/vdc", ",id=\"/\"")].concat();
+    assert_eq!(
+        lines(Place::Cadvisor, &page(&both), &page(&more)),
+        ["container_fs_reads_total series: only theirs: {device=\"/dev/vdc\",id=\"/\"}"]
+    );
+}
+
+#[test]
+fn values_that_are_chance_are_left_to_the_kernels_files() {
+    let name = "container_cpu_cfs_throttled_periods_total";
+    assert!(
+        lines(
+            Place::Cadvisor,
+            &row("a", name, 1.0),
+            &row("b", name, 900.0)
+        )
+        .is_empty()
+    );
+}
+
+#[test]
+fn a_state_that_one_page_has_not_seen_is_zero_on_the_other() {
+    let page = |rows: &str| format!("# TYPE kubelet_running_containers gauge\n{rows}");
+    let row = |state: &str, count: u8| {
+        format!("kubelet_running_containers{{container_state=\"{state}\"}} {count}\n")
+    };
+    let ours = |count: u8| page(&[row("running", 5), row("unknown", count)].concat());
+    assert!(lines(Place::Kubelet, &ours(0), &page(&row("running", 5))).is_empty());
+    assert_eq!(
+        lines(Place::Kubelet, &ours(1), &page(&row("running", 5))),
+        ["kubelet_running_containers series: only ours: container_state=unknown"]
+    );
+    let other = "# TYPE x gauge\nx{a=\"1\"} 1\nx{a=\"2\"} 0\n";
+    assert_eq!(
+        lines(Place::Kubelet, other, "# TYPE x gauge\nx{a=\"1\"} 1\n"),
+        ["x series: only ours: a=2"]
+    );
+}
+
+#[test]
+fn long_lists_are_two_examples_and_a_count() {
+    let rows = |node: &str, names: &[&str]| {
+        let row = |name: &&str| {
+            format!(
+                "x_bucket{{container=\"main\",id=\"/kubepods/burstable/pod/{ID_A}\",image=\"i\",namespace=\"twin-{node}\",pod=\"load\",le=\"{name}\"}} 1\n"
+            )
+        };
+        let rows: Vec<String> = names.iter().map(row).collect();
+        format!("# TYPE x histogram\n{}", rows.concat())
+    };
+    let found = lines(
+        Place::Cadvisor,
+        &rows("a", &["1", "2", "3", "4"]),
+        &rows("b", &["4", "5"]),
+    );
+    expect_test::expect![[r#"x series: only ours: _bucket{container="main",id="…/burstable/pod/ID",le="1",pod="load"} _bucket{container="main",id="…/burstable/pod/ID",le="2",pod="load"} and 1 more; only theirs: _bucket{container="main",id="…/burstable/pod/ID",le="5",pod="load"}"#]].assert_eq(&found.join("\n"));
+    let page = |value: u32| {
+        let rows = (0..4).map(|n| format!("x{{name=\"{n}\"}} {}\n", value + n));
+        format!("# TYPE x gauge\n{}", rows.collect::<String>())
+    };
+    expect_test::expect![[r#"x values: {name="0"} 1 for 100 {name="1"} 2 for 101 and 2 more"#]]
+        .assert_eq(&lines(Place::Kubelet, &page(1), &page(100)).join("\n"));
 }
