@@ -137,6 +137,8 @@ fn parts(measure: Measure, pods_110: bool) -> Vec<Part> {
 pub struct Request {
     pub measures: Vec<Measure>,
     pub against_upstream: bool,
+    /// Whose turns are taken; the others' are left for another run.
+    pub only: Option<Software>,
     pub repeat: u32,
     /// `all` asks for them too ([`Request::has_110`]).
     pub pods_110: bool,
@@ -378,6 +380,7 @@ fn order(request: &Request) -> Vec<(u32, Software)> {
         if repetition % 2 == 0 {
             turn.reverse();
         }
+        turn.retain(|software| request.only.is_none_or(|only| only == *software));
         order.extend(turn.into_iter().map(|software| (repetition, software)));
     }
     order
@@ -403,6 +406,7 @@ mod tests {
         Request {
             measures: vec![Measure::All],
             against_upstream,
+            only: None,
             repeat,
             pods_110: false,
             fresh: false,
@@ -418,6 +422,11 @@ mod tests {
             [(1, Kedge), (1, Upstream), (2, Upstream), (2, Kedge)]
         );
         assert_eq!(order(&request(false, 2)), [(1, Kedge), (2, Kedge)]);
+        let one_side = Request {
+            only: Some(Upstream),
+            ..request(true, 2)
+        };
+        assert_eq!(order(&one_side), [(1, Upstream), (2, Upstream)]);
     }
 
     #[test]

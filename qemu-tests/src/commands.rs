@@ -24,10 +24,10 @@ use kedge_qemu_tests::stories::{self, Tally};
 use kedge_qemu_tests::supervisor::client::Client;
 use kedge_qemu_tests::supervisor::protocol::Action;
 use kedge_qemu_tests::supervisor::{self, ns};
-use kedge_qemu_tests::twin::{self, Mix};
+use kedge_qemu_tests::twin::{self, Mix, Software};
 use kedge_qemu_tests::up;
 
-use super::{BenchArgs, Command, Ring, TestArgs, UpArgs};
+use super::{BenchArgs, Command, NodeSoftware, Ring, TestArgs, UpArgs};
 
 pub fn run(command: Command) -> Result<ExitCode> {
     match command {
@@ -152,6 +152,10 @@ fn bench(args: BenchArgs) -> Result<()> {
     let request = bench::Request {
         measures: args.what,
         against_upstream: args.against.is_some(),
+        only: args.only.map(|side| match side {
+            NodeSoftware::Kedge => Software::Kedge,
+            NodeSoftware::Upstream => Software::Upstream,
+        }),
         repeat: args.repeat,
         pods_110: args.pods_110,
         fresh: args.fresh,

@@ -265,6 +265,9 @@ pub struct BenchArgs {
     /// Measure this as well, in turn.
     #[arg(long, value_enum)]
     against: Option<Against>,
+    /// Take this side's turns only; another run goes on with the other's.
+    #[arg(long, value_enum, requires = "against")]
+    only: Option<NodeSoftware>,
     /// How often each is measured.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeat: u32,
