@@ -137,18 +137,13 @@ pub fn quota(cpu_milli: u64) -> u64 {
     (cpu_milli.saturating_mul(PERIOD) / 1000).max(MIN_QUOTA)
 }
 
-/// cgroup v2 `cpu.weight` for cgroup v1 shares: the curve of the OCI runtimes since 2025, which maps 2 to 1, 1024 to 100
-/// and 262144 to 10000; a pod's cgroup must be on the same scale as its containers'.
+/// cgroup v2 `cpu.weight` of a pod or a level for cgroup v1 shares: the straight line of KEP-2254, 2 to 1 and 262144 to 10000. Siblings get what
+/// they asked for only when their weights stand to each other as their requests do, and a level's to the sum of its pods'. The curve by which
+/// the OCI runtime converts a container's shares (1024 to 100) favours the small: under it a pod of three CPUs gets two and a third of four
+/// beside ten of a tenth. Containers are siblings of each other only, so the two scales never meet.
 pub fn weight(shares: u64) -> u64 {
-    if shares <= MIN_SHARES {
-        return 1;
-    }
-    if shares >= MAX_SHARES {
-        return 10_000;
-    }
-    let l = (shares as f64).log2();
-    let exponent = (l * l + 125.0 * l) / 612.0 - 7.0 / 34.0;
-    10f64.powf(exponent).ceil() as u64
+    let shares = shares.clamp(MIN_SHARES, MAX_SHARES);
+    1 + (shares - MIN_SHARES) * 9999 / (MAX_SHARES - MIN_SHARES)
 }
 
 /// The numbers of [`LinuxResources`] that a resize changes: CPU quota and shares, memory limit; 0: none.
