@@ -264,7 +264,7 @@ pub fn pod_cgroup(pod: &Pod) -> Cgroup {
     }
 }
 
-/// The three cgroups above the pods: `kubepods` limited to what is allocatable, Burstable weighted by the sum of its pods'
+/// The three cgroups above the pods: `kubepods` limited to what is not the system's, Burstable weighted by the sum of its pods'
 /// requests, BestEffort with the least.
 pub fn levels<'a>(pods: impl Iterator<Item = &'a Pod>, node: &NodeFacts) -> [Cgroup; 3] {
     let burstable: u64 = pods
@@ -279,7 +279,7 @@ pub fn levels<'a>(pods: impl Iterator<Item = &'a Pod>, node: &NodeFacts) -> [Cgr
         memory_max,
         pids_max: None,
     };
-    let memory = (node.allocatable_memory > 0).then_some(node.allocatable_memory);
+    let memory = (node.pods_memory > 0).then_some(node.pods_memory);
     [
         cgroup(
             Class::Guaranteed,
