@@ -189,6 +189,7 @@ pub fn for_pods(
     facts: &Facts,
     hosts: String,
     resolv: DnsConfig,
+    swap_controller: bool,
 ) -> NodeFacts {
     let pods_memory = facts.memory.saturating_sub(facts.reserved_memory);
     NodeFacts {
@@ -205,6 +206,7 @@ pub fn for_pods(
         allocatable_cpu_milli: (facts.cpus * 1000).saturating_sub(facts.reserved_cpu_milli),
         allocatable_memory: pods_memory.saturating_sub(facts.pressure_memory),
         pods_memory,
+        swap_controller,
         allocatable_ephemeral_storage: facts
             .ephemeral_storage
             .saturating_sub(facts.reserved_storage),
@@ -336,7 +338,7 @@ mod tests {
         let (network, runtime) = (NodeNetwork::default(), RuntimeFacts::default());
         let peers = PeersStatus::default();
         let facts = node("n", &config, &readings, &[], &network, &peers, &runtime);
-        let pods = for_pods("n", None, &facts, String::new(), DnsConfig::default());
+        let pods = for_pods("n", None, &facts, String::new(), DnsConfig::default(), true);
         assert_eq!(pods.pods_memory, 462 << 20);
         assert_eq!(pods.allocatable_memory, 362 << 20);
         let object = kedge_pods::node::register(

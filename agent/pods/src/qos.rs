@@ -175,6 +175,13 @@ pub(crate) fn applied(resources: Option<&ResourceRequirements>) -> [i64; 3] {
 pub fn container_resources(pod: &Pod, member: &Member<'_>, node: &NodeFacts) -> LinuxResources {
     let c = &member.spec;
     let [cpu_quota, cpu_shares, memory_limit] = applied(c.resources.as_ref());
+    // One process of a container killed for memory leaves the others in a state nobody expects.
+    let mut unified = vec![("memory.oom.group", "1")];
+    // Upstream's default (`NoSwap`): what a pod has is memory, and a limit of memory is one of all it can have.
+    if node.swap_controller {
+        unified.push(("memory.swap.max", "0"));
+    }
+    let unified = unified.into_iter();
     LinuxResources {
         cpu_period: PERIOD as i64,
         cpu_quota,
@@ -182,8 +189,7 @@ pub fn container_resources(pod: &Pod, member: &Member<'_>, node: &NodeFacts) -> 
         memory_limit,
         oom_score_adj: oom_score_adj(pod, member, node.memory),
         hugepage_limits: huge_pages(c),
-        // One process of a container killed for memory leaves the others in a state nobody expects.
-        unified: [("memory.oom.group".to_owned(), "1".to_owned())].into(),
+        unified: unified.map(|(f, v)| (f.to_owned(), v.to_owned())).collect(),
         ..LinuxResources::default()
     }
 }

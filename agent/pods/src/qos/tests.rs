@@ -82,6 +82,17 @@ fn container_resources_are_kernel_numbers() {
     assert_eq!(r.memory_limit, 64 << 20);
     assert_eq!(r.hugepage_limits, [("2MB".to_owned(), 4 << 20)]);
     assert_eq!(r.unified["memory.oom.group"], "1");
+    assert_eq!(r.unified["memory.swap.max"], "0");
+    let without = NodeFacts {
+        swap_controller: false,
+        ..node()
+    };
+    let r = container_resources(&pod, &member, &without);
+    assert_eq!(
+        r.unified.len(),
+        1,
+        "a file that is not there cannot be written"
+    );
     assert_eq!(quota(1), 1000);
     assert_eq!(shares(0), 2);
 }
