@@ -130,8 +130,9 @@ mod tests {
                 ..ObservedPod::default()
             }),
             is_static: false,
+            asked: Default::default(),
         };
-        let views: Views = BTreeMap::from([("u1".to_owned(), Arc::new(view))]);
+        let views: Views = BTreeMap::from([("u1".to_owned(), Arc::new(view.clone()))]);
         let found = all(&views, &["/kubepods".to_owned()]);
         let lines: Vec<String> = found
             .iter()
