@@ -33,6 +33,7 @@ fn of_pod(view: &PodView) -> Vec<Subject> {
         pod: pod::name(&view.pod).to_owned(),
         namespace: pod::namespace(&view.pod).to_owned(),
         uid: pod::uid(&view.pod).to_owned(),
+        began: view.observed.containers.iter().any(|c| !c.never_started()),
         ..Subject::default()
     };
     let mut found = vec![common.clone()];
@@ -143,6 +144,13 @@ mod tests {
                 )
             })
             .collect();
+        let began = found.iter().filter(|s| s.kind == Kind::Pod);
+        assert!(began.map(|s| s.began).eq([true]));
+        let waiting = PodView {
+            observed: Arc::default(),
+            ..view
+        };
+        assert!(of_pod(&waiting).iter().all(|s| !s.began));
         assert_eq!(
             lines,
             [
