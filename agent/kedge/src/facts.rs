@@ -101,7 +101,8 @@ pub fn node(
         ephemeral_storage: capacity,
         max_pods: u64::from(config.kubelet.max_pods),
         reserved_cpu_milli: config.kubelet.system_reserved.cpu_millis,
-        reserved_memory: config.kubelet.system_reserved.memory_bytes + MEMORY_PRESSURE,
+        reserved_memory: config.kubelet.system_reserved.memory_bytes,
+        pressure_memory: MEMORY_PRESSURE,
         reserved_storage: capacity / 100 * DISK_PRESSURE_PERCENT,
         machine_id: machine.machine_id.clone(),
         system_uuid: machine.system_uuid.clone(),
@@ -188,7 +189,9 @@ pub fn for_pods(
     facts: &Facts,
     hosts: String,
     resolv: DnsConfig,
+    swap_controller: bool,
 ) -> NodeFacts {
+    let pods_memory = facts.memory.saturating_sub(facts.reserved_memory);
     NodeFacts {
         name: name.to_owned(),
         host_ips: facts.addresses.clone(),
@@ -201,7 +204,9 @@ pub fn for_pods(
         cpu_milli: facts.cpus * 1000,
         memory: facts.memory,
         allocatable_cpu_milli: (facts.cpus * 1000).saturating_sub(facts.reserved_cpu_milli),
-        allocatable_memory: facts.memory.saturating_sub(facts.reserved_memory),
+        allocatable_memory: pods_memory.saturating_sub(facts.pressure_memory),
+        pods_memory,
+        swap_controller,
         allocatable_ephemeral_storage: facts
             .ephemeral_storage
             .saturating_sub(facts.reserved_storage),
@@ -322,6 +327,30 @@ mod tests {
             facts(&readings, &NodeNetwork::default(), true).pressure,
             Pressure::default()
         );
+    }
+
+    #[test]
+    fn pods_that_run_may_use_what_the_scheduler_leaves_free_but_not_what_is_the_systems() {
+        let mut readings = Readings::default();
+        readings.machine.memory_bytes = 512 << 20;
+        let mut config = config();
+        config.kubelet.system_reserved.memory_bytes = 50 << 20;
+        let (network, runtime) = (NodeNetwork::default(), RuntimeFacts::default());
+        let peers = PeersStatus::default();
+        let facts = node("n", &config, &readings, &[], &network, &peers, &runtime);
+        let pods = for_pods("n", None, &facts, String::new(), DnsConfig::default(), true);
+        assert_eq!(pods.pods_memory, 462 << 20);
+        assert_eq!(pods.allocatable_memory, 362 << 20);
+        let object = kedge_pods::node::register(
+            &facts,
+            None,
+            kedge_pods::Now {
+                mono: std::time::Duration::ZERO,
+                wall: 0,
+            },
+        );
+        let allocatable = object.status.unwrap().allocatable.unwrap();
+        assert_eq!(allocatable["memory"].0, "362Mi");
     }
 
     #[test]

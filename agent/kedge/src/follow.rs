@@ -169,6 +169,8 @@ pub async fn node_facts(mut of: FactsOf) {
     let machine = readings::machine(&root);
     let boot_faults = readings::boot_faults(Path::new(paths::RUN_INIT));
     let apparmor = std::fs::read_to_string(APPARMOR).is_ok_and(|t| t.trim() == "Y");
+    let groups = kedge_sys::cgroup::Tree::new(kedge_sys::cgroup::MOUNT_POINT);
+    let swap = groups.offers("memory.swap.max");
     let mut addresses: Vec<IpAddr> = Vec::new();
     let mut tick = tokio::time::interval(FACTS_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -221,7 +223,8 @@ pub async fn node_facts(mut of: FactsOf) {
         };
         let cluster = of.cluster.borrow().clone();
         let resolv = kedge_pods::resolv::parse(&etc("resolv.conf"));
-        let for_pods = facts::for_pods(&of.name, cluster.as_deref(), &facts, etc("hosts"), resolv);
+        let cluster = cluster.as_deref();
+        let for_pods = facts::for_pods(&of.name, cluster, &facts, etc("hosts"), resolv, swap);
         of.pods.send_if_modified(|old| {
             let differs = **old != for_pods;
             if differs {

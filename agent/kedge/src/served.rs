@@ -53,6 +53,11 @@ static RESPONSES: Family = Family::counter(
     &["code", "path", "server_type"],
     "Answers of the kubelet's ports by HTTP status; none for clients that went away before.",
 );
+static WEBSOCKETS: Family = Family::counter(
+    "kubelet_websocket_streaming_requests_total",
+    &["subresource"],
+    "Streams of exec, attach and port-forward that began as WebSockets.",
+);
 static CHECK: Family = Family::gauge(
     "kubernetes_healthcheck",
     &["name", "type"],
@@ -247,6 +252,9 @@ fn ended(meters: &Meters, request: &Counted, status: Option<u16>, took: Duration
     meters.observe(&DURATION, &labels, took);
     let code = status.map_or_else(|| "none".to_owned(), |s| s.to_string());
     meters.count(&RESPONSES, &[&code, request.path, request.server]);
+    if request.websocket && request.long_running && status == Some(101) {
+        meters.count(&WEBSOCKETS, &[&request.path.to_lowercase()]);
+    }
 }
 
 fn checked(meters: &Meters, checks: &[HealthCheck]) {
@@ -340,6 +348,7 @@ mod tests {
             path: "metrics",
             server: "readwrite",
             long_running: false,
+            websocket: false,
         };
         let labels = ["false", "GET", "metrics", "readwrite"];
         let level = || meters.reading(&INFLIGHT, &labels);
@@ -358,6 +367,31 @@ mod tests {
             meters.reading(&DURATION, &labels),
             Some(Reading::Spread(_, _))
         ));
+    }
+
+    #[test]
+    fn websockets_are_counted_when_the_stream_begins() {
+        let meters = Meters::default();
+        let request = |path, websocket| Counted {
+            method: "GET",
+            path,
+            server: "readwrite",
+            long_running: path != "metrics",
+            websocket,
+        };
+        for (request, status) in [
+            (request("exec", true), 101),
+            (request("exec", true), 403),
+            (request("exec", false), 101),
+            (request("portForward", true), 101),
+            (request("metrics", true), 101),
+        ] {
+            begun(&meters, &request);
+            ended(&meters, &request, Some(status), Duration::ZERO);
+        }
+        let (_, series) = meters.family(WEBSOCKETS.name).unwrap();
+        let one = |name: &str| (vec![Box::from(name)], Reading::Count(1));
+        assert_eq!(series, [one("exec"), one("portforward")]);
     }
 
     #[test]

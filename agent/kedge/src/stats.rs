@@ -61,7 +61,7 @@ pub fn pages(
     };
     Pages {
         stats,
-        measure: extras::Measure::new(node.to_owned(), kubelet.clone()),
+        measure: extras::Measure::new(node.to_owned(), kubelet.clone(), registry.meters().clone()),
         kubelet: kubelet.clone(),
         registry: registry.clone(),
         facts: Arc::new(facts),

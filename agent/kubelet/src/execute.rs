@@ -105,7 +105,8 @@ pub struct LastWord {
 
 /// Runs one action to its end.
 pub async fn run(context: Context, action: Action, last_word: Option<LastWord>) -> Outcome {
-    let (node, what) = (context.node.clone(), meters::What::from(&action));
+    let what = meters::What::new(&action, &context.pod);
+    let node = context.node.clone();
     let began = tokio::time::Instant::now();
     let outcome = act(context, action, last_word).await;
     meters::acted(&node.meters, &what, &outcome, began.elapsed());

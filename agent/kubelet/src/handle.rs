@@ -20,6 +20,19 @@ pub struct PodView {
     pub status: PodStatus,
     pub observed: Arc<ObservedPod>,
     pub is_static: bool,
+    pub asked: Asked,
+}
+
+/// Whether the configuration asks for a pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Asked {
+    /// It does.
+    #[default]
+    Yes,
+    /// It did: the pod is being ended.
+    NoLonger,
+    /// Not since this agent started: the pod was found on the node, and is being ended.
+    Never,
 }
 
 /// All pods by uid.

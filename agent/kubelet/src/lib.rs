@@ -61,7 +61,9 @@ pub use admission::NodeObject;
 pub use clock::Clock;
 pub use desired::Desired;
 pub use facts::{Condition, NodeImage, RuntimeFacts};
-pub use handle::{ContainerRef, KubeletHandle, Located, LookupError, PodView, Streams, Views};
+pub use handle::{
+    Asked, ContainerRef, KubeletHandle, Located, LookupError, PodView, Streams, Views,
+};
 pub use meters::{plugin_of, priority_bucket};
 pub use outbound::{
     ApiError, CertificateRequest, Issuing, KeyType, Outbound, PodEvent, RequestedCertificate,

@@ -365,6 +365,7 @@ mod tests {
             status: Default::default(),
             observed: Default::default(),
             is_static: false,
+            asked: Default::default(),
         };
         let volume = rig
             .node

@@ -11,18 +11,18 @@ pub(crate) mod storage;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use kedge_pods::action::{Action, Outcome};
+use kedge_pods::action::{Action, Hook, Outcome};
 use kedge_pods::observed::{ObservedPod, State};
 use kedge_pods::pod::{self, Kind};
 use kedge_tasks::Meters;
-use kedge_tasks::meter::{BUCKETS, Family};
+use kedge_tasks::meter::{BUCKETS, Family, Reading};
 
 pub(crate) use images::{COLLECTED, ensured, pulled, volume};
 pub(crate) use probes::{forget, probed};
 pub use resize::priority_bucket;
 pub(crate) use resize::{carried_out, moved, requested};
 pub use storage::plugin_of;
-pub(crate) use storage::{plugin, worked};
+pub(crate) use storage::{mounted, plugin, worked};
 
 /// Seconds until a pod runs.
 const START: &[f64] = &[
@@ -32,8 +32,11 @@ const START: &[f64] = &[
 /// Seconds until the API has a status.
 const STATUS: &[f64] = &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0];
 
-pub(crate) static STARTED_PODS: Family =
-    Family::counter("kubelet_started_pods_total", &[], "Sandboxes created.");
+pub(crate) static STARTED_PODS: Family = Family::counter(
+    "kubelet_started_pods_total",
+    &[],
+    "Sandboxes that were to be created, well or not.",
+);
 pub(crate) static STARTED_PODS_ERRORS: Family = Family::counter(
     "kubelet_started_pods_errors_total",
     &[],
@@ -42,12 +45,48 @@ pub(crate) static STARTED_PODS_ERRORS: Family = Family::counter(
 pub(crate) static STARTED: Family = Family::counter(
     "kubelet_started_containers_total",
     &["container_type"],
-    "Containers started.",
+    "Containers that were to be started, well or not.",
 );
 pub(crate) static STARTED_ERRORS: Family = Family::counter(
     "kubelet_started_containers_errors_total",
     &["code", "container_type"],
     "Containers that could not be started.",
+);
+pub(crate) static RESTARTED: Family = Family::counter(
+    "kubelet_restarted_pods_total",
+    &["static"],
+    "Pods that were asked for again while they were being ended, and began anew.",
+);
+pub(crate) static FIRST_START: Family = Family::gauge(
+    "kubelet_first_network_pod_start_sli_duration_seconds",
+    &[],
+    "Time from its creation until the first pod with a network of its own ran, without image pulls; 0 before.",
+);
+pub(crate) static STREAMS: Family = Family::counter(
+    "kubelet_evented_pleg_connection_success_count",
+    &[],
+    "Event streams of the runtime that an event came through.",
+);
+pub(crate) static STREAMS_BROKEN: Family = Family::counter(
+    "kubelet_evented_pleg_connection_error_count",
+    &[],
+    "Event streams of the runtime that broke or could not be had.",
+);
+pub(crate) static EVENT_AGE: Family = Family::histogram(
+    "kubelet_evented_pleg_connection_latency_seconds",
+    &[],
+    BUCKETS,
+    "Age of the runtime's events when they come.",
+);
+pub(crate) static ORPHANED_VOLUMES: Family = Family::gauge(
+    "kubelet_orphan_pod_cleaned_volumes",
+    &[],
+    "Directories of pods that nobody asks for, at the last look for them; they are being cleaned up.",
+);
+pub(crate) static ORPHANED_VOLUMES_ERRORS: Family = Family::gauge(
+    "kubelet_orphan_pod_cleaned_volumes_errors",
+    &[],
+    "Those of them that an earlier look had found already.",
 );
 pub(crate) static TERMINATED: Family = Family::counter(
     "kubelet_terminated_containers_total",
@@ -76,7 +115,7 @@ pub(crate) static POD_START_SLI: Family = Family::histogram(
     "kubelet_pod_start_sli_duration_seconds",
     &[],
     START,
-    "Time from a pod's creation until it runs, without image pulls.",
+    "Time from a pod's creation until it runs, without image pulls; pods with volumes that others provide are left out.",
 );
 pub(crate) static STATUS_SYNC: Family = Family::histogram(
     "kubelet_pod_status_sync_duration_seconds",
@@ -178,6 +217,12 @@ pub(crate) fn declare(meters: &Meters) {
         &RELIST,
         &RELIST_INTERVAL,
         &RELIST_POD,
+        &FIRST_START,
+        &STREAMS,
+        &STREAMS_BROKEN,
+        &EVENT_AGE,
+        &ORPHANED_VOLUMES,
+        &ORPHANED_VOLUMES_ERRORS,
         &WORKER_START,
         &CONTAINERS,
         &ORPHANS,
@@ -189,34 +234,53 @@ pub(crate) fn declare(meters: &Meters) {
         &images::VOLUMES_READY,
         &images::VOLUMES_FAILED,
     ]);
+    for is_static in ["", "true"] {
+        meters.add(&RESTARTED, &[is_static], 0);
+    }
 }
 
 /// An action ended.
 pub(crate) fn acted(meters: &Meters, action: &What, outcome: &Outcome, took: Duration) {
     meters.observe(&WORK, &[action.operation], took);
-    match (outcome, action.container) {
-        (
-            Outcome::Image {
-                pulled: true,
-                took,
-                size,
-                ..
-            },
-            _,
-        ) => {
-            pulled(meters, *size, *took);
+    if let Outcome::Image {
+        pulled: true,
+        took,
+        size,
+        ..
+    } = outcome
+    {
+        pulled(meters, *size, *took);
+    }
+    let failed = match outcome {
+        Outcome::Failed { reason, .. } => Some(reason),
+        _ => None,
+    };
+    match action.part {
+        Part::Sandbox => {
+            meters.count(&STARTED_PODS, &[]);
+            if failed.is_some() {
+                meters.count(&STARTED_PODS_ERRORS, &[]);
+            }
         }
-        (Outcome::Started { .. }, Some(kind)) => meters.count(&STARTED, &[container_type(kind)]),
-        (Outcome::Failed { reason, .. }, Some(kind)) => {
-            meters.count(&STARTED_ERRORS, &[reason, container_type(kind)]);
-        }
-        (Outcome::Resized(_), _) => carried_out(meters, true, took),
-        (Outcome::Failed { .. }, None) if action.resize => carried_out(meters, false, took),
-        (Outcome::Done, None) if action.sandbox => meters.count(&STARTED_PODS, &[]),
-        (Outcome::Failed { .. }, None) if action.sandbox => {
-            meters.count(&STARTED_PODS_ERRORS, &[]);
-        }
-        _ => {}
+        Part::Start(kind) => begun(meters, kind, failed),
+        // A start that came no further than its image.
+        Part::Image(kind) if failed.is_some() => begun(meters, kind, failed),
+        // The start was counted when it was made.
+        Part::PostStart(kind) => start_failed(meters, kind, failed),
+        Part::Resize => carried_out(meters, failed.is_none(), took),
+        Part::Image(_) | Part::Other => {}
+    }
+}
+
+/// A container was to be started.
+fn begun(meters: &Meters, kind: Kind, failed: Option<&String>) {
+    meters.count(&STARTED, &[container_type(kind)]);
+    start_failed(meters, kind, failed);
+}
+
+fn start_failed(meters: &Meters, kind: Kind, failed: Option<&String>) {
+    if let Some(reason) = failed {
+        meters.count(&STARTED_ERRORS, &[reason, container_type(kind)]);
     }
 }
 
@@ -224,36 +288,61 @@ pub(crate) fn acted(meters: &Meters, action: &What, outcome: &Outcome, took: Dur
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct What {
     operation: &'static str,
-    sandbox: bool,
-    resize: bool,
-    container: Option<Kind>,
+    part: Part,
 }
 
-impl From<&Action> for What {
-    fn from(action: &Action) -> Self {
-        let operation = match action {
-            Action::Prepare | Action::CreateSandbox { .. } => "create",
-            Action::PullImage { .. }
-            | Action::StartContainer { .. }
-            | Action::Resize { .. }
-            | Action::RunHook { .. } => "sync",
-            Action::StopSandbox { .. }
-            | Action::RemoveSandbox { .. }
-            | Action::KillContainer { .. }
-            | Action::RemoveContainer { .. }
-            | Action::CleanUp
-            | Action::Finish
-            | Action::Forget => "terminate",
-        };
+/// What an action is a part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Sandbox,
+    Image(Kind),
+    Start(Kind),
+    PostStart(Kind),
+    Resize,
+    Other,
+}
+
+impl What {
+    /// Of an action for a pod.
+    pub(crate) fn new(action: &Action, pod: &Pod) -> Self {
         Self {
-            operation,
-            sandbox: matches!(action, Action::CreateSandbox { .. }),
-            resize: matches!(action, Action::Resize { .. }),
-            container: match action {
-                Action::StartContainer { kind, .. } => Some(*kind),
-                _ => None,
-            },
+            operation: operation(action),
+            part: part(action, pod),
         }
+    }
+}
+
+/// Upstream's word for the work. Its workers end a pod's containers as part of whatever work found that they must end; what is left to do then is
+/// `terminated`.
+fn operation(action: &Action) -> &'static str {
+    match action {
+        Action::Prepare | Action::CreateSandbox { .. } => "create",
+        Action::Resize { .. } => "update",
+        Action::PullImage { .. }
+        | Action::StartContainer { .. }
+        | Action::RunHook { .. }
+        | Action::KillContainer { .. }
+        | Action::RemoveContainer { .. }
+        | Action::StopSandbox { .. } => "sync",
+        Action::RemoveSandbox { .. } | Action::CleanUp | Action::Finish | Action::Forget => {
+            "terminated"
+        }
+    }
+}
+
+fn part(action: &Action, pod: &Pod) -> Part {
+    let kind = |name: &str| pod::member(pod::spec(pod), name).map_or(Kind::App, |m| m.kind);
+    match action {
+        Action::CreateSandbox { .. } => Part::Sandbox,
+        Action::PullImage { container, .. } => Part::Image(kind(container)),
+        Action::StartContainer { kind, .. } => Part::Start(*kind),
+        Action::RunHook {
+            container,
+            hook: Hook::PostStart,
+            ..
+        } => Part::PostStart(kind(container)),
+        Action::Resize { .. } => Part::Resize,
+        _ => Part::Other,
     }
 }
 
@@ -329,9 +418,34 @@ impl Beginning {
         if let Ok(nanos) = u64::try_from(wall.saturating_sub(created)) {
             let total = Duration::from_nanos(nanos);
             meters.observe(&POD_START_TOTAL, &[], total);
-            meters.observe(&POD_START_SLI, &[], total.saturating_sub(self.pulling));
+            self.within_promise(meters, pod, total.saturating_sub(self.pulling));
         }
     }
+
+    /// What upstream promises a time for: pods without volumes that somebody else must provide.
+    fn within_promise(&self, meters: &Meters, pod: &Pod, took: Duration) {
+        if is_stateful(pod) {
+            return;
+        }
+        meters.observe(&POD_START_SLI, &[], took);
+        let seen = meters.reading(&FIRST_START, &[]);
+        let first = matches!(seen, None | Some(Reading::Level(0.0)));
+        if first && pod::spec(pod).host_network != Some(true) {
+            meters.set(&FIRST_START, &[], took.as_secs_f64());
+        }
+    }
+}
+
+/// Has a volume that is neither made of the API's objects nor empty.
+fn is_stateful(pod: &Pod) -> bool {
+    let mut volumes = pod::spec(pod).volumes.iter().flatten();
+    volumes.any(|v| {
+        v.secret.is_none()
+            && v.config_map.is_none()
+            && v.downward_api.is_none()
+            && v.empty_dir.is_none()
+            && v.projected.is_none()
+    })
 }
 
 /// Which limit a pod exceeded, in upstream's words, by what the message says.
@@ -352,7 +466,6 @@ mod tests {
     use kedge_pods::action::PullPolicy;
     use kedge_pods::observed::ObservedContainer;
     use kedge_pods::probe::{Answer, ProbeKind};
-    use kedge_tasks::meter::Reading;
 
     use super::images::PULLS;
     use super::probes::{PROBE_TIME, PROBES};
@@ -392,10 +505,25 @@ mod tests {
             container: "a".into(),
             id: "c".into(),
         };
+        let hook = Action::RunHook {
+            container: "a".into(),
+            id: "c".into(),
+            hook: Hook::PostStart,
+            handler: kedge_pods::hook::Handler::Sleep { seconds: 0 },
+            timeout: None,
+            reason: kedge_pods::action::KillReason::PostStartFailed,
+            message: String::new(),
+        };
+        let no_image = Outcome::failed("ErrImagePull", "no");
+        let bad_hook = Outcome::failed("PostStartHookError", "no");
         for (action, outcome) in [
             (&start, &started),
             (&start, &failed),
             (&pull, &image),
+            (&pull, &no_image),
+            (&hook, &Outcome::Done),
+            (&hook, &bad_hook),
+            (&Action::CleanUp, &Outcome::Done),
             (&sandbox, &Outcome::Done),
             (&sandbox, &failed),
             (&resize, &Outcome::Resized(Box::default())),
@@ -403,18 +531,19 @@ mod tests {
         ] {
             acted(
                 &meters,
-                &What::from(action),
+                &What::new(action, &web()),
                 outcome,
                 Duration::from_millis(30),
             );
         }
         let one = Some(Reading::Count(1));
-        assert_eq!(meters.reading(&STARTED, &["container"]), one);
-        assert_eq!(
-            meters.reading(&STARTED_ERRORS, &["CreateContainerError", "container"]),
-            one
-        );
-        assert_eq!(meters.reading(&STARTED_PODS, &[]), one);
+        // Attempts: one went well, one failed in the runtime, one for want of its image.
+        let (two, three) = (Some(Reading::Count(2)), Some(Reading::Count(3)));
+        assert_eq!(meters.reading(&STARTED, &["container"]), three);
+        for why in ["CreateContainerError", "ErrImagePull", "PostStartHookError"] {
+            assert_eq!(meters.reading(&STARTED_ERRORS, &[why, "container"]), one);
+        }
+        assert_eq!(meters.reading(&STARTED_PODS, &[]), two);
         assert_eq!(meters.reading(&STARTED_PODS_ERRORS, &[]), one);
         let Some(Reading::Spread(_, seconds)) = meters.reading(&PULLS, &["10MB-100MB"]) else {
             panic!("no pull");
@@ -424,8 +553,38 @@ mod tests {
             let resized = meters.reading(&resize::DURATION, &[success]);
             assert!(matches!(resized, Some(Reading::Spread(_, ms)) if ms == 30.0));
         }
-        assert!(meters.reading(&WORK, &["create"]).is_some());
-        assert!(meters.reading(&WORK, &["sync"]).is_some());
+        for operation in ["create", "update", "sync", "terminated"] {
+            assert!(meters.reading(&WORK, &[operation]).is_some(), "{operation}");
+        }
+        assert_eq!(meters.family(WORK.name).unwrap().1.len(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_start_that_upstream_promises_a_time_for_is_that_of_pods_without_others_volumes() {
+        let meters = Meters::default();
+        declare(&meters);
+        let start = |spec: &str, seconds: i64| {
+            let json = format!(
+                r#"{{"metadata": {{"name": "p", "creationTimestamp": "1970-01-01T00:00:00Z"}}, "spec": {{"containers": [] {spec}}}}}"#
+            );
+            Beginning::new().runs(&meters, &pod(&json), seconds * 1_000_000_000);
+        };
+        let first = || meters.reading(&FIRST_START, &[]);
+        start(
+            r#", "volumes": [{"name": "h", "hostPath": {"path": "/"}}]"#,
+            9,
+        );
+        start(r#", "hostNetwork": true"#, 7);
+        assert_eq!(first(), Some(Reading::Level(0.0)));
+        start(r#", "volumes": [{"name": "e", "emptyDir": {}}]"#, 5);
+        start("", 3);
+        assert_eq!(first(), Some(Reading::Level(5.0)));
+        let sum = |family| match meters.reading(family, &[]) {
+            Some(Reading::Spread(_, sum)) => sum,
+            other => panic!("{other:?}"),
+        };
+        assert!((sum(&POD_START_SLI) - 15.0).abs() < 1e-9);
+        assert!((sum(&POD_START_TOTAL) - 24.0).abs() < 1e-9);
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub async fn run(
 ) {
     let (events_to, mut events) = mpsc::channel(128);
     let (up_to, up) = watch::channel(false);
-    let streaming = stream(runtime.clone(), events_to, up_to);
+    let streaming = stream(runtime.clone(), &meters, &clock, events_to, up_to);
     let listing = async {
         let mut last: Option<Instant> = None;
         loop {
@@ -105,18 +105,116 @@ async fn relay(
     }
 }
 
+/// Passes one stream's events on. containerd answers the request with its first event, so that is when the stream is known to work.
+async fn counted(
+    mut from: mpsc::Receiver<v1::ContainerEventResponse>,
+    meters: &Meters,
+    clock: &Clock,
+    to: &mpsc::Sender<v1::ContainerEventResponse>,
+) {
+    let mut first = true;
+    while let Some(event) = from.recv().await {
+        if std::mem::replace(&mut first, false) {
+            meters.count(&meters::STREAMS, &[]);
+        }
+        // A clock that was set meanwhile makes nonsense of it.
+        let age = clock.now().wall.saturating_sub(event.created_at);
+        if let Ok(nanos) = u64::try_from(age) {
+            meters.observe(&meters::EVENT_AGE, &[], Duration::from_nanos(nanos));
+        }
+        if to.send(event).await.is_err() {
+            return;
+        }
+    }
+}
+
 async fn stream(
     runtime: Arc<dyn Runtime>,
+    meters: &Meters,
+    clock: &Clock,
     events: mpsc::Sender<v1::ContainerEventResponse>,
     up: watch::Sender<bool>,
 ) {
     loop {
         up.send_replace(true);
-        match runtime.container_events(events.clone()).await {
+        let (to, from) = mpsc::channel(1);
+        // Each ends with the other: without the stream there is no sender, without a reader its next event finds the channel closed.
+        let (ended, ()) = tokio::join!(
+            runtime.container_events(to),
+            counted(from, meters, clock, &events)
+        );
+        match ended {
             Ok(()) => return,
             Err(error) => tracing::debug!(%error, "container events"),
         }
+        meters.count(&meters::STREAMS_BROKEN, &[]);
         up.send_replace(false);
         tokio::time::sleep(RECONNECT).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kedge_tasks::meter::Reading;
+
+    use crate::testing::Rig;
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_are_counted_with_their_first_event_and_when_they_break() {
+        let rig = Rig::new("observer-streams");
+        let meters = rig.node.meters.clone();
+        meters::declare(&meters);
+        let (sights, mut seen) = mpsc::channel(64);
+        let mut tasks = kedge_tasks::Tasks::new("test");
+        let (runtime, clock) = (rig.node.runtime.clone(), rig.node.clock.clone());
+        let observing = run(runtime.clone(), meters.clone(), clock, sights, tasks.stop());
+        tasks.spawn("observer", observing);
+        let count = |family| match meters.reading(family, &[]) {
+            Some(Reading::Count(count)) => count,
+            other => panic!("{other:?}"),
+        };
+        assert!(matches!(seen.recv().await, Some(Sight::Census(_))));
+        assert_eq!(
+            (count(&meters::STREAMS), count(&meters::STREAMS_BROKEN)),
+            (0, 0)
+        );
+        let mut attempt = 0;
+        let mut sandbox = || {
+            attempt += 1;
+            let metadata = v1::PodSandboxMetadata {
+                name: "web".into(),
+                namespace: "ns".into(),
+                uid: "u".into(),
+                attempt,
+            };
+            let config = v1::PodSandboxConfig {
+                metadata: Some(metadata),
+                ..v1::PodSandboxConfig::default()
+            };
+            runtime.run_pod_sandbox(config, String::new())
+        };
+        sandbox().await.unwrap();
+        seen.recv().await.unwrap();
+        assert_eq!(
+            (count(&meters::STREAMS), count(&meters::STREAMS_BROKEN)),
+            (1, 0)
+        );
+        let aged = meters.reading(&meters::EVENT_AGE, &[]);
+        assert!(
+            matches!(aged, Some(Reading::Spread(buckets, _)) if buckets.iter().sum::<u64>() > 0)
+        );
+        rig.fake.set_down(true);
+        while count(&meters::STREAMS_BROKEN) == 0 {
+            seen.recv().await.unwrap();
+        }
+        rig.fake.set_down(false);
+        // A new stream counts once something comes through it.
+        while count(&meters::STREAMS) < 2 {
+            sandbox().await.unwrap();
+            seen.recv().await.unwrap();
+        }
+        drop(seen);
+        tasks.drain(Duration::from_secs(5)).await;
     }
 }

@@ -55,6 +55,8 @@ struct Entry {
     asked: Arc<Pod>,
     /// When a resize was put off.
     put_off: Option<Instant>,
+    /// Nobody asked for the pod when its worker began.
+    orphan: bool,
 }
 
 impl Entry {
@@ -96,6 +98,10 @@ pub struct Supervisor {
     census: Option<Census>,
     /// Pods whose directory or cgroup exists, from the last scan.
     leftovers: Vec<String>,
+    /// Those with a directory, from a scan that was not counted yet.
+    scanned: Option<Vec<String>>,
+    /// Asked for again while they are being ended.
+    returning: BTreeSet<String>,
     /// Being looked at before they get a worker.
     orphans: BTreeSet<String>,
     scan_at: Instant,
@@ -112,9 +118,17 @@ pub struct Supervisor {
 /// The end of something that ran beside the loop.
 enum Done {
     Mirror(String, bool),
-    Scanned(Vec<String>),
+    Scanned(Scan),
     Orphan(Box<Pod>),
     Levels(Result<(), String>),
+}
+
+/// Uids found on this node.
+#[derive(Default)]
+struct Scan {
+    /// With a directory or a cgroup.
+    all: Vec<String>,
+    directories: Vec<String>,
 }
 
 /// Disk and cgroups are searched for pods that nobody knows this often.
@@ -128,6 +142,8 @@ impl Supervisor {
             running: JoinSet::new(),
             census: None,
             leftovers: Vec::new(),
+            scanned: None,
+            returning: BTreeSet::new(),
             orphans: BTreeSet::new(),
             scan_at: Instant::now(),
             mirrors: Mirrors::default(),
@@ -258,7 +274,10 @@ impl Supervisor {
     fn on_done(&mut self, done: Done) {
         match done {
             Done::Mirror(name, ok) => self.mirrors.done(&name, ok),
-            Done::Scanned(found) => self.leftovers = found,
+            Done::Scanned(found) => {
+                self.leftovers = found.all;
+                self.scanned = Some(found.directories);
+            }
             Done::Orphan(pod) => self.end_orphan(*pod),
             Done::Levels(Ok(())) => {}
             Done::Levels(Err(error)) => {
@@ -453,6 +472,7 @@ impl Supervisor {
             if wanted.contains_key(uid) {
                 continue;
             }
+            self.returning.remove(uid);
             let is_static = pod::is_static(&entry.input.borrow().pod);
             let known = if is_static { manifests_read } else { api_heard };
             if known {
@@ -482,6 +502,10 @@ impl Supervisor {
         for (uid, mut input) in inputs {
             match self.workers.get_mut(&uid) {
                 Some(entry) => {
+                    // The worker ends the pod first, and it begins anew with another.
+                    if input.fate == Fate::Removed {
+                        self.returning.insert(uid.clone());
+                    }
                     entry.resized(&meters, &input, trigger);
                     entry.input.send_if_modified(|old| {
                         let same = old.fate == input.fate
@@ -500,6 +524,14 @@ impl Supervisor {
                     if input.fate == Fate::Run {
                         count_containers(&self.node, &input.pod);
                     }
+                    if self.returning.remove(&uid) {
+                        let is_static = if pod::is_static(&input.pod) {
+                            "true"
+                        } else {
+                            ""
+                        };
+                        meters.count(&meters::RESTARTED, &[is_static]);
+                    }
                     self.spawn(uid, input);
                 }
             }
@@ -511,6 +543,7 @@ impl Supervisor {
             let pod = pod::name(&input.pod);
             tracing::warn!(pod, uid, reason, message, "pod refused");
         }
+        let orphan = input.fate == Fate::Removed;
         let asked = input.pod.clone();
         let put_off = input.pending.as_ref().map(|_| Instant::now());
         let (sender, receiver) = watch::channel(Arc::new(input));
@@ -531,6 +564,7 @@ impl Supervisor {
             poke,
             asked,
             put_off,
+            orphan,
         };
         self.workers.insert(uid, entry);
     }

@@ -72,6 +72,7 @@ impl Rig {
             memory: 8 << 30,
             allocatable_cpu_milli: 4000,
             allocatable_memory: 8 << 30,
+            pods_memory: 8 << 30,
             kubelet_root: dir.join("kubelet"),
             pod_logs: dir.join("pod-logs"),
             ..NodeFacts::default()

@@ -32,7 +32,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::execute::{self, Context, LastWord, Shared};
-use crate::handle::PodView;
+use crate::handle::{Asked, PodView};
 use crate::meters::{self, Beginning};
 use crate::node::Node;
 
@@ -92,6 +92,8 @@ pub struct Worker {
     shown: Shown,
     facts: watch::Receiver<Arc<kedge_pods::resolve::NodeFacts>>,
     ended: bool,
+    /// Nobody asked for the pod when this worker began.
+    orphan: bool,
     /// Until it runs, if it was not yet when this worker began.
     beginning: Option<Beginning>,
 }
@@ -162,6 +164,7 @@ impl Worker {
             shown: shown(&input.pod),
             facts,
             ended: false,
+            orphan: input.fate == Fate::Removed,
             beginning,
         }
     }
@@ -280,7 +283,7 @@ impl Worker {
                 handle.abort();
             }
         }
-        self.view(&input.pod, &status);
+        self.view(&input, &status);
         let finishing =
             started.contains(&Action::Finish) || self.actions.contains_key(&ActionKey::Finish);
         let last_word = self.publish(&input, status, finishing, &mut wake);
@@ -305,17 +308,24 @@ impl Worker {
         }
     }
 
-    fn view(&self, pod: &Arc<Pod>, status: &PodStatus) {
+    fn view(&self, input: &Input, status: &PodStatus) {
+        let pod = &input.pod;
         let view = PodView {
             pod: pod.clone(),
             status: status.clone(),
             observed: self.observed.clone(),
             is_static: pod::is_static(pod),
+            asked: match (&input.fate, self.orphan) {
+                (_, true) => Asked::Never,
+                (Fate::Removed, false) => Asked::NoLonger,
+                _ => Asked::Yes,
+            },
         };
         let uid = &self.uid;
         self.node.views.send_if_modified(|views| {
             let same = views.get(uid).is_some_and(|old| {
                 old.status == view.status
+                    && old.asked == view.asked
                     && Arc::ptr_eq(&old.pod, &view.pod)
                     && Arc::ptr_eq(&old.observed, &view.observed)
             });

@@ -63,7 +63,7 @@ fn main() -> ExitCode {
         }
         failed += sampler.end(&mut generation).len();
         (rows, bytes) = (generation.rows.len(), 0);
-        let mut source = Cadvisor::new(Arc::new(generation), machine.clone(), "0".into());
+        let mut source = Cadvisor::new(Arc::new(generation), machine.clone());
         let mut writer = Writer::new(Format::Text);
         for n in 0.. {
             let at = Instant::now();
@@ -248,6 +248,7 @@ fn subjects_of(pod: u32) -> Vec<Arc<Subject>> {
             namespace: "production".to_owned(),
             uid: format!("{pod}"),
             container: container.to_owned(),
+            began: true,
             ..Subject::default()
         };
         Arc::new(subject.finished())

@@ -1,6 +1,6 @@
 //! `/metrics/cadvisor`: one generation as cAdvisor's families.
 //!
-//! In: a full [`Generation`], the [`Machine`], the version. Out: a [`Source`] that writes family after family, a bounded number of rows a piece.
+//! In: a full [`Generation`], the [`Machine`]. Out: a [`Source`] that writes family after family, a bounded number of rows a piece.
 //! Names, labels, types and units are cAdvisor's; help texts and the sources of the values are ours. Rows: the root group, the hierarchy, per
 //! pod its group (no container, no name), its sandbox (a name and the pause image, no container; it carries the network) and its containers.
 
@@ -50,7 +50,6 @@ impl At<'_> {
 pub struct Cadvisor {
     generation: Arc<Generation>,
     machine: Arc<Machine>,
-    version: Arc<str>,
     family: usize,
     row: usize,
     begun: bool,
@@ -58,12 +57,11 @@ pub struct Cadvisor {
 }
 
 impl Cadvisor {
-    /// A page of `generation`; `version` is ours.
-    pub fn new(generation: Arc<Generation>, machine: Arc<Machine>, version: Arc<str>) -> Self {
+    /// A page of `generation`.
+    pub fn new(generation: Arc<Generation>, machine: Arc<Machine>) -> Self {
         Self {
             generation,
             machine,
-            version,
             family: 0,
             row: 0,
             begun: false,
@@ -76,7 +74,7 @@ impl Source for Cadvisor {
     fn write(&mut self, to: &mut Writer) -> bool {
         if !self.begun {
             self.begun = true;
-            machine::version(to, &self.machine, &self.version);
+            machine::version(to, &self.machine);
             return true;
         }
         let Some(family) = FAMILIES.get(self.family) else {

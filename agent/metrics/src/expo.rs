@@ -247,15 +247,29 @@ pub(crate) fn number(out: &mut Vec<u8>, value: Value) {
         Value::Millis(n) => fraction(out, n, 1000),
         Value::Micros(n) => fraction(out, n, 1_000_000),
         Value::Nanos(n) => fraction(out, n, 1_000_000_000),
-        Value::Float(f) if f.is_nan() => out.extend_from_slice(b"NaN"),
-        Value::Float(f) if f.is_infinite() => {
-            out.extend_from_slice(if f > 0.0 { b"+Inf" } else { b"-Inf" });
+        Value::Float(f) => out.extend_from_slice(float(f).as_bytes()),
+    }
+}
+
+/// As Go writes it (`strconv`'s `g` with the fewest digits): `0.005`, `1e-06`, `1.048576e+06`. A label is compared as text, so a bucket's bound
+/// must look as upstream's does for a query or a recording rule to find it.
+pub fn float(f: f64) -> String {
+    if f.is_nan() {
+        return "NaN".to_owned();
+    }
+    if f.is_infinite() {
+        return if f > 0.0 { "+Inf" } else { "-Inf" }.to_owned();
+    }
+    let scientific = format!("{f:e}");
+    let Some((digits, exponent)) = scientific.split_once('e') else {
+        return scientific;
+    };
+    match exponent.parse::<i32>() {
+        Ok(exponent) if !(-4..6).contains(&exponent) => {
+            let sign = if exponent < 0 { '-' } else { '+' };
+            format!("{digits}e{sign}{:02}", exponent.unsigned_abs())
         }
-        Value::Float(f) => {
-            use std::io::Write;
-            // Writing into a vector cannot fail.
-            let _ = write!(out, "{f}");
-        }
+        _ => format!("{f}"),
     }
 }
 
@@ -370,10 +384,40 @@ mod tests {
         check(Value::Nanos(1_050_000_000), "1.05");
         check(Value::Millis(10), "0.01");
         check(Value::Float(f64::INFINITY), "+Inf");
-        check(Value::Float(1e21), "1000000000000000000000");
+        check(Value::Float(1e21), "1e+21");
+    }
+
+    #[test]
+    fn floats_look_as_go_writes_them() {
+        for (value, expected) in [
+            (0.0, "0"),
+            (1.0, "1"),
+            (0.005, "0.005"),
+            (0.0001, "0.0001"),
+            (9.999_999_999_999_999e-5, "9.999999999999999e-05"),
+            (1e-6, "1e-06"),
+            (1e-8, "1e-08"),
+            (262_144.0, "262144"),
+            (1_048_576.0, "1.048576e+06"),
+            (124_416_000.0, "1.24416e+08"),
+            (-1_000_000.0, "-1e+06"),
+            (298.023_223_876_953_1, "298.0232238769531"),
+            (18_446_744_073_709_551_615.0, "1.8446744073709552e+19"),
+            (1e100, "1e+100"),
+            (f64::NAN, "NaN"),
+            (f64::NEG_INFINITY, "-Inf"),
+        ] {
+            assert_eq!(float(value), expected);
+        }
     }
 
     proptest::proptest! {
+        #[test]
+        fn floats_survive(f in proptest::num::f64::ANY) {
+            let back: f64 = float(f).parse().unwrap();
+            proptest::prop_assert!(back == f || (back.is_nan() && f.is_nan()));
+        }
+
         /// Reading back what was written gives the value.
         #[test]
         fn labels_and_values_survive(label in ".*", micros in proptest::prelude::any::<u64>()) {

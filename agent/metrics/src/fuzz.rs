@@ -242,7 +242,7 @@ fn fuzz_trees() {
         let generation = Arc::new(generation);
         let machine = Arc::new(machine.unwrap_or_default());
         samples(&whole(
-            Cadvisor::new(generation.clone(), machine, "0".into()),
+            Cadvisor::new(generation.clone(), machine),
             Format::Text,
         ));
         samples(&whole(Resource::new(generation.clone()), Format::Text));

@@ -14,7 +14,7 @@ use crate::testing::recorded::{POD, TREES, WEB, files, generation, names, subjec
 
 fn page(tree: &Tree, generation: Generation) -> Vec<Line> {
     let machine = crate::machine(&tree.root()).unwrap();
-    let source = Cadvisor::new(Arc::new(generation), Arc::new(machine), "0".into());
+    let source = Cadvisor::new(Arc::new(generation), Arc::new(machine));
     samples(&whole(source, Format::Text))
 }
 

@@ -163,12 +163,14 @@ impl Source for Resource {
         self.family += 1;
         to.family(family.name, family.kind, family.help);
         for row in &self.generation.rows {
-            if row.subject.kind != family.of {
+            let subject = &row.subject;
+            // A pod shows with its first container, as upstream's, whose pods are sums of theirs.
+            if subject.kind != family.of || (subject.kind == Kind::Pod && !subject.began) {
                 continue;
             }
             let labels = match family.of {
                 Kind::Root => "",
-                _ => &row.subject.short,
+                _ => &subject.short,
             };
             if let Some(value) = (family.value)(row, &self.generation) {
                 let at = family.timed.then_some(row.at.wall_ms);
@@ -203,7 +205,13 @@ mod tests {
     use crate::testing::{node, subjects};
 
     #[test]
-    fn metrics_server_finds_what_it_reads() {
+    fn a_pod_whose_containers_never_started_does_not_show() {
+        let samples = samples(|subject| subject.began = false);
+        assert!(samples.contains("container_cpu_usage"), "{samples}");
+        assert!(!samples.contains("pod_"), "{samples}");
+    }
+
+    fn samples(change: impl Fn(&mut crate::subject::Subject)) -> String {
         let tree = node();
         let mut sampler = Sampler::new(tree.root());
         let now = Stamp {
@@ -211,13 +219,19 @@ mod tests {
             wall_ms: 1_800_000_000_123,
         };
         let mut generation = sampler.begin(Depth::Light, now);
-        for subject in subjects() {
+        for mut subject in subjects() {
+            change(Arc::make_mut(&mut subject));
             sampler.sample(&mut generation, &subject, now);
         }
         let _ = sampler.end(&mut generation);
         let page = expo::whole(Resource::new(Arc::new(generation)), expo::Format::Text);
         let page = String::from_utf8(page).unwrap();
         let samples: Vec<&str> = page.lines().filter(|l| !l.starts_with('#')).collect();
+        samples.join("\n")
+    }
+
+    #[test]
+    fn metrics_server_finds_what_it_reads() {
         expect_test::expect![[r#"
             container_cpu_usage_seconds_total{container="web",namespace="shop",pod="web-0"} 2.5 1800000000123
             container_memory_working_set_bytes{container="web",namespace="shop",pod="web-0"} 1400 1800000000123
@@ -231,6 +245,6 @@ mod tests {
             pod_memory_working_set_bytes{namespace="shop",pod="web-0"} 1400 1800000000123
             pod_swap_usage_bytes{namespace="shop",pod="web-0"} 0 1800000000123
             resource_scrape_error 0"#]]
-        .assert_eq(&samples.join("\n"));
+        .assert_eq(&samples(|_| {}));
     }
 }

@@ -41,6 +41,8 @@ pub struct Subject {
     pub created_ns: Option<i64>,
     /// When it was started, nanoseconds since 1970.
     pub started_ns: Option<i64>,
+    /// Of a pod: whether a container of it was ever started.
+    pub began: bool,
     /// The six labels of cAdvisor, written out: they are most of a scrape's text.
     pub labels: Box<str>,
     /// `container`, `namespace`, `pod`, or the pod's two, for `/metrics/resource`.

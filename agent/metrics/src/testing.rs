@@ -111,6 +111,7 @@ pub(crate) fn subjects() -> Vec<Arc<Subject>> {
         cgroup: cgroup.to_owned(),
         created_ns: Some(1_790_000_100_000_000_000),
         started_ns: Some(1_790_000_101_500_000_000),
+        began: true,
         ..Subject::default()
     };
     let of_pod = |kind, cgroup: &str, name: &str, image: &str, container: &str| Subject {

@@ -47,6 +47,8 @@ pub struct Facts {
     /// Kept back from pods: CPU in thousandths, memory and storage in bytes.
     pub reserved_cpu_milli: u64,
     pub reserved_memory: u64,
+    /// Memory that must be left for the node not to be under pressure: kept back from the scheduler, not from pods that run.
+    pub pressure_memory: u64,
     pub reserved_storage: u64,
     pub machine_id: String,
     pub system_uuid: String,
@@ -167,7 +169,10 @@ fn allocatable(facts: &Facts, capacity: &List) -> List {
     let less = |value: u64, back: u64| value.saturating_sub(back);
     let cpu = less(facts.cpus * 1000, facts.reserved_cpu_milli);
     list.insert("cpu".into(), quantity::cpu(cpu));
-    let memory = less(facts.memory, facts.reserved_memory + huge);
+    let memory = less(
+        facts.memory,
+        facts.reserved_memory + facts.pressure_memory + huge,
+    );
     list.insert("memory".into(), quantity::bytes(memory));
     // Upstream writes storage as a plain number.
     let storage = less(facts.ephemeral_storage, facts.reserved_storage);

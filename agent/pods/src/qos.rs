@@ -137,18 +137,13 @@ pub fn quota(cpu_milli: u64) -> u64 {
     (cpu_milli.saturating_mul(PERIOD) / 1000).max(MIN_QUOTA)
 }
 
-/// cgroup v2 `cpu.weight` for cgroup v1 shares: the curve of the OCI runtimes since 2025, which maps 2 to 1, 1024 to 100
-/// and 262144 to 10000; a pod's cgroup must be on the same scale as its containers'.
+/// cgroup v2 `cpu.weight` of a pod or a level for cgroup v1 shares: the straight line of KEP-2254, 2 to 1 and 262144 to 10000. Siblings get what
+/// they asked for only when their weights stand to each other as their requests do, and a level's to the sum of its pods'. The curve by which
+/// the OCI runtime converts a container's shares (1024 to 100) favours the small: under it a pod of three CPUs gets two and a third of four
+/// beside ten of a tenth. Containers are siblings of each other only, so the two scales never meet.
 pub fn weight(shares: u64) -> u64 {
-    if shares <= MIN_SHARES {
-        return 1;
-    }
-    if shares >= MAX_SHARES {
-        return 10_000;
-    }
-    let l = (shares as f64).log2();
-    let exponent = (l * l + 125.0 * l) / 612.0 - 7.0 / 34.0;
-    10f64.powf(exponent).ceil() as u64
+    let shares = shares.clamp(MIN_SHARES, MAX_SHARES);
+    1 + (shares - MIN_SHARES) * 9999 / (MAX_SHARES - MIN_SHARES)
 }
 
 /// The numbers of [`LinuxResources`] that a resize changes: CPU quota and shares, memory limit; 0: none.
@@ -180,6 +175,13 @@ pub(crate) fn applied(resources: Option<&ResourceRequirements>) -> [i64; 3] {
 pub fn container_resources(pod: &Pod, member: &Member<'_>, node: &NodeFacts) -> LinuxResources {
     let c = &member.spec;
     let [cpu_quota, cpu_shares, memory_limit] = applied(c.resources.as_ref());
+    // One process of a container killed for memory leaves the others in a state nobody expects.
+    let mut unified = vec![("memory.oom.group", "1")];
+    // Upstream's default (`NoSwap`): what a pod has is memory, and a limit of memory is one of all it can have.
+    if node.swap_controller {
+        unified.push(("memory.swap.max", "0"));
+    }
+    let unified = unified.into_iter();
     LinuxResources {
         cpu_period: PERIOD as i64,
         cpu_quota,
@@ -187,8 +189,7 @@ pub fn container_resources(pod: &Pod, member: &Member<'_>, node: &NodeFacts) -> 
         memory_limit,
         oom_score_adj: oom_score_adj(pod, member, node.memory),
         hugepage_limits: huge_pages(c),
-        // One process of a container killed for memory leaves the others in a state nobody expects.
-        unified: [("memory.oom.group".to_owned(), "1".to_owned())].into(),
+        unified: unified.map(|(f, v)| (f.to_owned(), v.to_owned())).collect(),
         ..LinuxResources::default()
     }
 }
@@ -269,7 +270,7 @@ pub fn pod_cgroup(pod: &Pod) -> Cgroup {
     }
 }
 
-/// The three cgroups above the pods: `kubepods` limited to what is allocatable, Burstable weighted by the sum of its pods'
+/// The three cgroups above the pods: `kubepods` limited to what is not the system's, Burstable weighted by the sum of its pods'
 /// requests, BestEffort with the least.
 pub fn levels<'a>(pods: impl Iterator<Item = &'a Pod>, node: &NodeFacts) -> [Cgroup; 3] {
     let burstable: u64 = pods
@@ -284,7 +285,7 @@ pub fn levels<'a>(pods: impl Iterator<Item = &'a Pod>, node: &NodeFacts) -> [Cgr
         memory_max,
         pids_max: None,
     };
-    let memory = (node.allocatable_memory > 0).then_some(node.allocatable_memory);
+    let memory = (node.pods_memory > 0).then_some(node.pods_memory);
     [
         cgroup(
             Class::Guaranteed,

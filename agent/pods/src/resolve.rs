@@ -42,7 +42,11 @@ pub struct NodeFacts {
     pub memory: u64,
     pub allocatable_cpu_milli: u64,
     pub allocatable_memory: u64,
+    /// What all pods together may use: what is allocatable and what the scheduler leaves free against memory pressure.
+    pub pods_memory: u64,
     pub allocatable_ephemeral_storage: u64,
+    /// The kernel limits swap by cgroup.
+    pub swap_controller: bool,
     /// `/var/lib/kubelet`
     pub kubelet_root: PathBuf,
     /// `/var/log/pods`
@@ -68,6 +72,8 @@ impl Default for NodeFacts {
             memory: 0,
             allocatable_cpu_milli: 0,
             allocatable_memory: 0,
+            pods_memory: 0,
+            swap_controller: false,
             allocatable_ephemeral_storage: 0,
             kubelet_root: "/var/lib/kubelet".into(),
             pod_logs: "/var/log/pods".into(),

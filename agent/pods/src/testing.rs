@@ -40,6 +40,8 @@ pub fn node() -> NodeFacts {
         memory: 4 << 30,
         allocatable_cpu_milli: 1800,
         allocatable_memory: 3 << 30,
+        pods_memory: (3 << 30) + (100 << 20),
+        swap_controller: true,
         ..NodeFacts::default()
     }
 }

@@ -165,6 +165,8 @@ pub struct Counted {
     pub server: &'static str,
     /// It lasts as long as the client likes.
     pub long_running: bool,
+    /// It asks for a WebSocket.
+    pub websocket: bool,
 }
 
 /// The node, shared by connections.

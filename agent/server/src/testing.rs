@@ -236,6 +236,7 @@ impl Node for FakeNode {
             path,
             server,
             long_running,
+            websocket: _,
         } = request;
         let status = status.unwrap_or(0);
         let line = format!("{method} {path} {server} {long_running} {status}");

@@ -141,6 +141,12 @@ impl Tree {
         Ok(names)
     }
 
+    /// Whether groups have this file. The root, which has no limits, is not asked: any group below it is.
+    pub fn offers(&self, file: &str) -> bool {
+        let groups = directories(&self.root).unwrap_or_default();
+        groups.iter().any(|group| group.join(file).exists())
+    }
+
     /// The content of a file of the group, without the trailing newline.
     pub fn read(&self, group: &str, file: &str) -> Result<String> {
         read(&self.directory(group), file)
@@ -276,6 +282,15 @@ mod tests {
         };
         let error = tree.set("/pods", &limits).unwrap_err().to_string();
         assert!(error.contains("pods/pids.max"), "{error}");
+    }
+
+    #[test]
+    fn what_the_kernel_offers_is_seen_in_any_group() {
+        let tree = tree("offers", "/kedge", &["memory.swap.max"]);
+        fs::create_dir_all(tree.directory("/init")).unwrap();
+        assert!(tree.offers("memory.swap.max"));
+        assert!(!tree.offers("rdma.max"));
+        assert!(!Tree::new("/nowhere").offers("memory.swap.max"));
     }
 
     #[test]

@@ -10,8 +10,19 @@ use crate::Meters;
 use crate::meter::Family;
 
 const LABELS: &[&str] = &["name"];
-/// Seconds, from 10 ns on, each ten times the one before.
-const TIMES: &[f64] = &[1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0];
+/// Seconds, from 10 ns on, each ten times the one before as floats multiply: the bounds are labels, and upstream's have these digits.
+const TIMES: &[f64] = &[
+    1e-8,
+    1e-7,
+    1e-6,
+    9.999_999_999_999_999e-6,
+    9.999_999_999_999_999e-5,
+    1e-3,
+    1e-2,
+    0.1,
+    1.0,
+    10.0,
+];
 
 static DEPTH: Family = Family::gauge("workqueue_depth", LABELS, "Items that wait in a queue.");
 static ADDS: Family = Family::counter("workqueue_adds_total", LABELS, "Items put into a queue.");
@@ -141,6 +152,15 @@ mod tests {
     use super::*;
     use crate::meter::Reading;
     use std::time::Duration;
+
+    #[test]
+    fn bounds_are_multiplied_up_from_ten_nanoseconds() {
+        let mut expected: f64 = 10e-9;
+        for bound in TIMES {
+            assert_eq!(bound.to_bits(), expected.to_bits(), "{bound}");
+            expected *= 10.0;
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn an_item_is_measured_from_its_coming_to_its_end() {

@@ -15,6 +15,7 @@ use kedge_kubelet::{KubeletHandle, PodView, volumes};
 use kedge_machine::paths;
 use kedge_metrics::summary::{ContainerExtras, Extras, PodExtras, Space, Volume};
 use kedge_pods::{pod, volume};
+use kedge_tasks::Meters;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -35,6 +36,7 @@ pub struct Measure {
     node: String,
     runtime: Arc<dyn Runtime>,
     kubelet: KubeletHandle,
+    meters: Meters,
     last: Arc<Mutex<Last>>,
     /// One walk at a time: behind a hung disk there is never more than one thread.
     walking: Arc<Semaphore>,
@@ -48,12 +50,13 @@ type Last = Option<(Arc<Walked>, Instant)>;
 
 impl Measure {
     /// For the node of this name.
-    pub fn new(node: String, kubelet: KubeletHandle) -> Self {
+    pub fn new(node: String, kubelet: KubeletHandle, meters: Meters) -> Self {
         Self {
             node,
             // The kubelet's, whose calls are counted.
             runtime: kubelet.runtime(),
             kubelet,
+            meters,
             last: Arc::default(),
             walking: Arc::new(Semaphore::new(1)),
             patience: Patience::default(),
@@ -103,15 +106,8 @@ impl Measure {
             return Vec::new();
         };
         let of_pod = |view: &Arc<PodView>| {
-            let uid = pod::uid(&view.pod);
-            let found = walked.get(uid)?.clone();
-            Some(Stored {
-                namespace: pod::namespace(&view.pod).to_owned(),
-                pod: pod::name(&view.pod).to_owned(),
-                uid: uid.to_owned(),
-                volumes: found.volumes,
-                logs: found.logs,
-            })
+            let found = walked.get(pod::uid(&view.pod))?.clone();
+            Some(kept(view, found))
         };
         views.iter().filter_map(of_pod).collect()
     }
@@ -127,8 +123,9 @@ impl Measure {
         if let Ok(permit) = self.walking.clone().try_acquire_owned() {
             let places: Vec<Places> = views.iter().map(|v| places(v)).collect();
             let kept = self.last.clone();
+            let meters = self.meters.clone();
             let walk = tokio::task::spawn_blocking(move || {
-                let walked = Arc::new(walk(places));
+                let walked = Arc::new(walk(places, &meters));
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 *kept = Some((walked, Instant::now()));
                 drop(permit);
@@ -261,6 +258,20 @@ fn local() -> Local {
     }
 }
 
+/// What a pod keeps: the logs of containers that run, as upstream's are those of containers with statistics.
+fn kept(view: &PodView, mut walked: OfPod) -> Stored {
+    let containers = &view.observed.containers;
+    let runs = |name: &str| containers.iter().any(|c| c.name == name && c.running());
+    walked.logs.retain(|name, _| runs(name));
+    Stored {
+        namespace: pod::namespace(&view.pod).to_owned(),
+        pod: pod::name(&view.pod).to_owned(),
+        uid: pod::uid(&view.pod).to_owned(),
+        volumes: walked.volumes,
+        logs: walked.logs,
+    }
+}
+
 /// A pod's extras from the walk and the runtime's list.
 fn together(view: &PodView, walked: OfPod, layers: &BTreeMap<String, (u64, u64)>) -> PodExtras {
     let running = view.observed.containers.iter().filter(|c| c.running());
@@ -286,6 +297,37 @@ fn together(view: &PodView, walked: OfPod, layers: &BTreeMap<String, (u64, u64)>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn logs_are_told_of_containers_that_run() {
+        let container = |name: &str, state| kedge_pods::observed::ObservedContainer {
+            name: name.into(),
+            state,
+            ..Default::default()
+        };
+        use kedge_pods::observed::State;
+        let view = PodView {
+            pod: Arc::default(),
+            status: Default::default(),
+            observed: Arc::new(kedge_pods::observed::ObservedPod {
+                containers: vec![
+                    container("a", State::Running),
+                    container("b", State::Exited),
+                ],
+                ..Default::default()
+            }),
+            is_static: false,
+            asked: Default::default(),
+        };
+        let walked = OfPod {
+            volumes: Vec::new(),
+            logs: BTreeMap::from([("a".to_owned(), (7, 1)), ("b".to_owned(), (9, 1))]),
+        };
+        assert_eq!(
+            kept(&view, walked).logs,
+            BTreeMap::from([("a".to_owned(), (7, 1))])
+        );
+    }
 
     #[test]
     fn a_count_takes_the_place_of_a_walks_value_and_no_other() {

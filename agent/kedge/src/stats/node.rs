@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kedge_kubelet::{PodView, plugin_of, priority_bucket};
+use kedge_kubelet::{Asked, PodView, plugin_of, priority_bucket};
 use kedge_metrics::expo::Kind::Gauge;
 use kedge_metrics::expo::{Source, Value, Writer};
 use kedge_pods::observed::State;
@@ -46,6 +46,58 @@ struct Count {
     /// By reason and priority.
     pending_resizes: BTreeMap<(String, &'static str), u64>,
     resizes: u64,
+    workers: BTreeMap<Work, u64>,
+}
+
+/// What a pod's worker is at: upstream's `lifecycle`, `config` and `static`.
+type Work = (&'static str, &'static str, &'static str);
+
+/// Everything that a worker can be at.
+const WORK: [Work; 15] = {
+    let mut all = [("", "", ""); 15];
+    let lifecycles = ["sync", "terminating", "terminated"];
+    let configs = [
+        ("desired", ""),
+        ("desired", "true"),
+        ("orphan", ""),
+        ("orphan", "true"),
+        ("runtime_only", "unknown"),
+    ];
+    let mut n = 0;
+    while n < all.len() {
+        let (config, is_static) = configs[n % 5];
+        all[n] = (lifecycles[n / 5], config, is_static);
+        n += 1;
+    }
+    all
+};
+
+/// It runs or is to run; what runs of it is being ended; nothing of it runs any more.
+fn work(view: &PodView) -> Work {
+    let over = ends(view) || view.asked != Asked::Yes;
+    let observed = &view.observed;
+    let runs =
+        observed.ready_sandbox().is_some() || observed.containers.iter().any(|c| c.running());
+    let lifecycle = match (over, runs) {
+        (false, _) => "sync",
+        (true, true) => "terminating",
+        (true, false) => "terminated",
+    };
+    let is_static = if view.is_static { "true" } else { "" };
+    match view.asked {
+        Asked::Yes => (lifecycle, "desired", is_static),
+        Asked::NoLonger => (lifecycle, "orphan", is_static),
+        Asked::Never => (lifecycle, "runtime_only", "unknown"),
+    }
+}
+
+/// Its containers have ended for good, or are to.
+fn ends(view: &PodView) -> bool {
+    is_over(view) || view.pod.metadata.deletion_timestamp.is_some()
+}
+
+fn is_over(view: &PodView) -> bool {
+    matches!(view.status.phase.as_deref(), Some("Succeeded" | "Failed"))
 }
 
 impl Count {
@@ -62,8 +114,8 @@ impl Count {
     fn pod(&mut self, view: &PodView) {
         self.mirrors += u64::from(view.is_static);
         self.running_pods += u64::from(view.observed.ready_sandbox().is_some());
-        let phase = view.status.phase.as_deref();
-        if !matches!(phase, Some("Succeeded" | "Failed")) {
+        *self.workers.entry(work(view)).or_default() += 1;
+        if !is_over(view) {
             let [api, file] = &mut self.active;
             *(if view.is_static { file } else { api }) += 1;
         }
@@ -80,14 +132,14 @@ impl Count {
         self.ephemeral += ephemeral.map_or(0, |e| u64::try_from(e.len()).unwrap_or(0));
     }
 
-    /// A pod's volumes are made before its sandbox and taken away together after it.
+    /// A pod's volumes are made before its sandbox and taken away together after it; once it is over, they are wanted no more.
     fn volumes(&mut self, view: &PodView) {
         let observed = &view.observed;
         let there = observed.leftovers.volumes || observed.ready_sandbox().is_some();
         for volume in pod::spec(&view.pod).volumes.iter().flatten() {
             if let Some(plugin) = plugin_of(volume) {
                 let [wanted, made] = self.volumes.entry(plugin).or_default();
-                *wanted += 1;
+                *wanted += u64::from(!is_over(view));
                 *made += u64::from(there);
             }
         }
@@ -143,6 +195,7 @@ impl NodeFamilies {
             "kubernetes_build_info",
             "Always 1; the version this node reports.",
             &[
+                ("compiler", env!("KEDGE_COMPILER")),
                 ("git_version", version),
                 ("major", "1"),
                 ("minor", "37"),
@@ -214,7 +267,25 @@ impl NodeFamilies {
         );
         let states = ["created", "running", "exited", "unknown"];
         for (state, count) in states.iter().zip(pods.containers) {
-            to.sample("", &[("container_state", state)], Value::Int(count), None);
+            // That the runtime has lost a container is news, that it has not is none.
+            if count > 0 || *state != "unknown" {
+                to.sample("", &[("container_state", state)], Value::Int(count), None);
+            }
+        }
+        to.family(
+            "kubelet_working_pods",
+            Gauge,
+            "Pods with a worker, by what it is at and whether the configuration asks for them.",
+        );
+        for work in WORK {
+            let count = pods.workers.get(&work).copied().unwrap_or_default();
+            let (lifecycle, config, is_static) = work;
+            let labels = [
+                ("config", config),
+                ("lifecycle", lifecycle),
+                ("static", is_static),
+            ];
+            to.sample("", &labels, Value::Int(count), None);
         }
     }
 
@@ -265,6 +336,7 @@ mod tests {
             status: serde_json::from_str(status).unwrap(),
             observed: Arc::new(observed),
             is_static: false,
+            asked: Asked::Yes,
         })
     }
 
@@ -323,6 +395,91 @@ mod tests {
             ],
         );
         assert!(!text.contains("pending_resizes") && !text.contains("total_volumes"));
+    }
+
+    #[test]
+    fn workers_are_counted_by_what_they_are_at() {
+        let running = || ObservedPod {
+            sandboxes: vec![ObservedSandbox {
+                ready: true,
+                ..ObservedSandbox::default()
+            }],
+            ..ObservedPod::default()
+        };
+        let is = |status: &str, observed, asked, is_static| {
+            let mut view = PodView::clone(&view(status, observed));
+            (view.asked, view.is_static) = (asked, is_static);
+            Arc::new(view)
+        };
+        let (up, over) = (r#"{"phase": "Running"}"#, r#"{"phase": "Succeeded"}"#);
+        let mut deleted = PodView::clone(&view(up, running()));
+        Arc::make_mut(&mut deleted.pod).metadata.deletion_timestamp =
+            Some(serde_json::from_str("\"2026-01-01T00:00:00Z\"").unwrap());
+        let text = page(
+            &[
+                is(up, running(), Asked::Yes, false),
+                is(up, running(), Asked::Yes, true),
+                is(over, ObservedPod::default(), Asked::Yes, false),
+                is(up, running(), Asked::NoLonger, true),
+                is(up, running(), Asked::Never, false),
+                Arc::new(deleted),
+            ],
+            Certificates::default(),
+        );
+        let of = |line: &str| format!("kubelet_working_pods{{{line}}} ");
+        let counts = text
+            .lines()
+            .filter_map(|l| l.strip_prefix("kubelet_working_pods{"));
+        assert_eq!(counts.clone().count(), 15);
+        let sum: u64 = counts
+            .map(|l| l.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+            .sum();
+        assert_eq!(sum, 6);
+        for (labels, count) in [
+            (r#"config="desired",lifecycle="sync",static="""#, 1),
+            (r#"config="desired",lifecycle="sync",static="true""#, 1),
+            (r#"config="desired",lifecycle="terminated",static="""#, 1),
+            (r#"config="desired",lifecycle="terminating",static="""#, 1),
+            (
+                r#"config="orphan",lifecycle="terminating",static="true""#,
+                1,
+            ),
+            (
+                r#"config="runtime_only",lifecycle="terminating",static="unknown""#,
+                1,
+            ),
+        ] {
+            has(&text, &[&format!("{}{count}", of(labels))]);
+        }
+        // The pod that is over wants its volumes no more.
+        has(
+            &text,
+            &[
+                "volume_manager_total_volumes{plugin_name=\"kubernetes.io/secret\",state=\"desired_state_of_world\"} 5",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_container_that_the_runtime_lost_shows_and_its_compiler_is_told() {
+        let lost = ObservedPod {
+            containers: vec![ObservedContainer {
+                state: State::Unknown,
+                ..ObservedContainer::default()
+            }],
+            ..ObservedPod::default()
+        };
+        let unknown = "kubelet_running_containers{container_state=\"unknown\"} 1";
+        has(
+            &page(&[view("{}", lost)], Certificates::default()),
+            &[unknown],
+        );
+        let text = page(&[], Certificates::default());
+        assert!(!text.contains("container_state=\"unknown\""));
+        assert!(
+            text.contains("kubernetes_build_info{compiler=\"rustc 1."),
+            "{text}"
+        );
     }
 
     #[test]

@@ -86,9 +86,8 @@ impl Pages {
             ])),
             Page::Cadvisor => {
                 let taken = self.take(Depth::Full, false).await?;
-                let version = env!("CARGO_PKG_VERSION").into();
                 let machine = self.machine.clone();
-                Ok(Box::new(Cadvisor::new(taken.now, machine, version)))
+                Ok(Box::new(Cadvisor::new(taken.now, machine)))
             }
             Page::Resource => {
                 let taken = self.take(Depth::Light, false).await?;

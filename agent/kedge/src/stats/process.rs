@@ -24,6 +24,8 @@ struct Usage {
     most_descriptors: u64,
     /// `None`: as much as it likes.
     most_virtual: Option<u64>,
+    /// Bytes of IP packets received and sent in its network namespace.
+    network: Option<(u64, u64)>,
 }
 
 /// What is read of processes for `/metrics`. To be made on the blocking pool: it walks `/proc`.
@@ -89,6 +91,20 @@ impl Source for Process {
             );
             let files = Value::Int(usage.descriptors);
             one("process_open_fds", Gauge, "Open file descriptors.", files);
+            if let Some((received, sent)) = usage.network {
+                one(
+                    "process_network_receive_bytes_total",
+                    Counter,
+                    "Bytes of IP packets received in the agent's network namespace, the node's, by whomever.",
+                    Value::Int(received),
+                );
+                one(
+                    "process_network_transmit_bytes_total",
+                    Counter,
+                    "Bytes of IP packets sent in the agent's network namespace, the node's, by whomever.",
+                    Value::Int(sent),
+                );
+            }
             let resident = Value::Int(usage.resident);
             one(
                 "process_resident_memory_bytes",
@@ -112,12 +128,14 @@ impl Source for Process {
                 "Address space of the agent.",
                 size,
             );
-            // Upstream's word for no limit.
-            let most = usage.most_virtual.map_or(Value::Signed(-1), Value::Int);
+            #[expect(clippy::cast_precision_loss, reason = "upstream's word for no limit")]
+            let no_limit = u64::MAX as f64;
+            let most = usage.most_virtual;
+            let most = most.map_or(Value::Float(no_limit), Value::Int);
             one(
                 "process_virtual_memory_max_bytes",
                 Gauge,
-                "Most address space the agent may have; -1 without a limit.",
+                "Most address space the agent may have; 2^64 without a limit.",
                 most,
             );
         }
@@ -137,6 +155,7 @@ fn usage() -> Option<Usage> {
         descriptors: u64::try_from(descriptors).ok()?.saturating_sub(1),
         most_descriptors: limit(&limits, "Max open files").unwrap_or(u64::MAX),
         most_virtual: limit(&limits, "Max address space"),
+        network: read("net/netstat").and_then(|netstat| octets(&netstat)),
     })
 }
 
@@ -158,6 +177,17 @@ fn kib(status: &str, key: &str) -> Option<u64> {
     let line = status.lines().find_map(|l| l.strip_prefix(key))?;
     let value: u64 = line.split_whitespace().next()?.parse().ok()?;
     value.checked_mul(1024)
+}
+
+/// `InOctets` and `OutOctets` of `IpExt`: a line of names, then one of numbers.
+fn octets(netstat: &str) -> Option<(u64, u64)> {
+    let mut lines = netstat.lines().filter_map(|l| l.strip_prefix("IpExt:"));
+    let (names, numbers) = (lines.next()?, lines.next()?);
+    let named = |name: &str| {
+        let mut both = names.split_whitespace().zip(numbers.split_whitespace());
+        both.find(|(n, _)| *n == name)?.1.parse().ok()
+    };
+    Some((named("InOctets")?, named("OutOctets")?))
 }
 
 /// The parts of a node that write, by the names of their programs.
@@ -204,6 +234,8 @@ mod tests {
             "process_resident_memory_bytes ",
             "process_virtual_memory_bytes ",
             "process_virtual_memory_max_bytes ",
+            "process_network_receive_bytes_total ",
+            "process_network_transmit_bytes_total ",
         ] {
             assert!(text.lines().any(|l| l.starts_with(name)), "{name}");
         }
@@ -223,6 +255,38 @@ mod tests {
         let after = usage().unwrap();
         assert!(after.descriptors >= before.descriptors + 40, "{after:?}");
         drop(held);
+    }
+
+    #[test]
+    fn bytes_of_the_network_are_found_by_name_and_move_with_what_is_sent() {
+        let netstat = "TcpExt: A InOctets\nTcpExt: 1 2\nIpExt: InMcastPkts InOctets OutOctets InCsumErrors\nIpExt: 0 700 900 1\n";
+        assert_eq!(octets(netstat), Some((700, 900)));
+        assert_eq!(octets("IpExt: InOctets OutOctets\nIpExt: 1\n"), None);
+        assert_eq!(octets(""), None);
+        let (received, sent) = usage().unwrap().network.unwrap();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let to = socket.local_addr().unwrap();
+        socket.send_to(&[0; 4000], to).unwrap();
+        // What was sent on loopback has been received when it can be read.
+        socket.recv(&mut [0; 4000]).unwrap();
+        let after = usage().unwrap().network.unwrap();
+        assert!(
+            after.0 >= received + 4000 && after.1 >= sent + 4000,
+            "{after:?}"
+        );
+    }
+
+    #[test]
+    fn without_a_limit_the_most_is_upstreams_number() {
+        let unlimited = Processes {
+            usage: Some(Usage::default()),
+            ..Processes::default()
+        };
+        let process = Process::new(&facts(), &unlimited);
+        let text = String::from_utf8(whole(process, Format::Text)).unwrap();
+        let line = "process_virtual_memory_max_bytes 1.8446744073709552e+19";
+        assert!(text.lines().any(|l| l == line), "{text}");
+        assert!(!text.contains("process_network_"), "not known, not shown");
     }
 
     #[test]

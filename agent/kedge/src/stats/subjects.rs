@@ -33,6 +33,7 @@ fn of_pod(view: &PodView) -> Vec<Subject> {
         pod: pod::name(&view.pod).to_owned(),
         namespace: pod::namespace(&view.pod).to_owned(),
         uid: pod::uid(&view.pod).to_owned(),
+        began: view.observed.containers.iter().any(|c| !c.never_started()),
         ..Subject::default()
     };
     let mut found = vec![common.clone()];
@@ -130,8 +131,9 @@ mod tests {
                 ..ObservedPod::default()
             }),
             is_static: false,
+            asked: Default::default(),
         };
-        let views: Views = BTreeMap::from([("u1".to_owned(), Arc::new(view))]);
+        let views: Views = BTreeMap::from([("u1".to_owned(), Arc::new(view.clone()))]);
         let found = all(&views, &["/kubepods".to_owned()]);
         let lines: Vec<String> = found
             .iter()
@@ -142,6 +144,13 @@ mod tests {
                 )
             })
             .collect();
+        let began = found.iter().filter(|s| s.kind == Kind::Pod);
+        assert!(began.map(|s| s.began).eq([true]));
+        let waiting = PodView {
+            observed: Arc::default(),
+            ..view
+        };
+        assert!(of_pod(&waiting).iter().all(|s| !s.began));
         assert_eq!(
             lines,
             [

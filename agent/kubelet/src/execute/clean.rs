@@ -19,7 +19,9 @@ pub(super) async fn run(context: &Context) -> Outcome {
     let meters = context.node.meters.clone();
     let work = move || {
         let _permit = permit;
-        volumes::remove_pod(&pod_dir)?;
+        volumes::remove_pod(&pod_dir, |plugin, done, took| {
+            meters::worked(&meters, plugin, "volume_unmount", done, took);
+        })?;
         for group in groups {
             if let Some(tree) = tree.as_ref().filter(|tree| tree.exists(&group)) {
                 let began = Instant::now();

@@ -58,6 +58,7 @@ pub fn has_payload(pod: &k8s_openapi::api::core::v1::Pod) -> bool {
 }
 
 async fn make(context: &Context, all: bool) -> Result<Refreshed, Reason> {
+    let began = all.then(Instant::now);
     let objects = context.objects().await?;
     let plans = resolve::volumes(&context.pod, &objects, &context.facts)?;
     let mut work = Vec::new();
@@ -96,7 +97,15 @@ async fn make(context: &Context, all: bool) -> Result<Refreshed, Reason> {
     let done = context.node.lanes.volumes.run(move || {
         // Moved in, so that the permit lives as long as the work, even when nobody waits any more.
         let _permit = permit;
-        make_all(&pod_dir, &work, options, &projects, stamp, &meters)
+        make_all(&pod_dir, &work, options, &projects, stamp, &meters)?;
+        // With what they waited for.
+        if let Some(began) = began {
+            for (volume, _) in &work {
+                let plugin = meters::plugin(&volume.plan);
+                meters::mounted(&meters, plugin, began.elapsed());
+            }
+        }
+        Ok::<_, volumes::Error>(())
     });
     let failed = |text: String| Reason::new(FAILED_MOUNT, text);
     done.await

@@ -16,13 +16,24 @@ pub(crate) static OPERATIONS: Family = Family::histogram(
     "storage_operation_duration_seconds",
     &["migrated", "operation_name", "status", "volume_plugin"],
     OPERATION,
-    "Time of making volumes and bringing them up to date.",
+    "Time of making volumes, bringing them up to date and taking them away.",
+);
+pub(crate) static WHOLE: Family = Family::histogram(
+    "volume_operation_total_seconds",
+    &["operation_name", "plugin_name"],
+    OPERATION,
+    "Time from the beginning of a pod's preparation until its volumes are made, what they wait for included.",
 );
 
 /// Something was done to a volume. Nothing here was ever migrated to CSI.
 pub(crate) fn worked(meters: &Meters, plugin: &str, operation: &str, done: bool, took: Duration) {
     let status = if done { "success" } else { "fail-unknown" };
     meters.observe(&OPERATIONS, &["false", operation, status, plugin], took);
+}
+
+/// A starting pod has a volume, so long after its preparation began.
+pub(crate) fn mounted(meters: &Meters, plugin: &str, took: Duration) {
+    meters.observe(&WHOLE, &["overall_volume_mount", plugin], took);
 }
 
 /// Upstream's name of the plugin behind a plan.

@@ -9,7 +9,7 @@ use kedge_pods::pod::{self, Fate};
 use kedge_pods::qos::{self, Class};
 use tokio::time::Instant;
 
-use super::{Done, SCAN, Supervisor, only_identity};
+use super::{Done, SCAN, Scan, Supervisor, only_identity};
 use crate::worker::Input;
 use crate::{meters, observe};
 
@@ -19,6 +19,7 @@ impl Supervisor {
         if !heard {
             return;
         }
+        self.count_left(from_api);
         let census = self.census.clone().unwrap_or_default();
         let uids = census.keys().chain(&self.leftovers);
         let orphans: BTreeSet<String> = uids
@@ -41,6 +42,28 @@ impl Supervisor {
                 ))
             });
         }
+    }
+
+    /// Counts directories of pods that nobody asks for, once for every scan. One whose worker began as an orphan's was found by an earlier scan.
+    fn count_left(&mut self, from_api: &BTreeMap<String, Arc<Pod>>) {
+        let Some(found) = self.scanned.take() else {
+            return;
+        };
+        let (mut all, mut earlier) = (0.0, 0.0);
+        for uid in found {
+            match self.workers.get(&uid) {
+                Some(entry) if entry.orphan => {
+                    all += 1.0;
+                    earlier += 1.0;
+                }
+                Some(_) => {}
+                None if from_api.contains_key(&uid) => {}
+                None => all += 1.0,
+            }
+        }
+        let meters = &self.node.meters;
+        meters.set(&meters::ORPHANED_VOLUMES, &[], all);
+        meters.set(&meters::ORPHANED_VOLUMES_ERRORS, &[], earlier);
     }
 
     /// Gives a pod that nobody asks for a worker that ends it.
@@ -73,17 +96,19 @@ impl Supervisor {
         let lane = self.node.lanes.slow.clone();
         self.jobs.spawn(async move {
             let work = move || {
-                let mut uids = BTreeSet::new();
+                let mut directories = Vec::new();
                 for entry in std::fs::read_dir(&pods_dir).into_iter().flatten().flatten() {
-                    uids.extend(entry.file_name().to_str().map(str::to_owned));
+                    directories.extend(entry.file_name().to_str().map(str::to_owned));
                 }
+                let mut uids: BTreeSet<String> = directories.iter().cloned().collect();
                 for class in [Class::Guaranteed, Class::Burstable, Class::BestEffort] {
                     let Some(tree) = &tree else { break };
                     for name in tree.children(qos::class_path(class)).unwrap_or_default() {
                         uids.extend(name.strip_prefix("pod").map(str::to_owned));
                     }
                 }
-                uids.into_iter().collect()
+                let all = uids.into_iter().collect();
+                Scan { all, directories }
             };
             Done::Scanned(lane.run(work).await.unwrap_or_default())
         });

@@ -272,12 +272,76 @@ async fn leftovers_on_disk_are_removed() {
     use kedge_tasks::meter::Reading;
     let read = |family| whole.rig.node.meters.reading(family, &[]);
     assert_eq!(read(&meters::ORPHANS), Some(Reading::Count(1)));
+    let level = |l: f64| Some(Reading::Level(l));
+    assert_eq!(read(&meters::ORPHANED_VOLUMES), level(1.0));
+    assert_eq!(read(&meters::ORPHANED_VOLUMES_ERRORS), level(0.0));
     #[expect(clippy::cast_precision_loss, reason = "seconds since 1970")]
     let now = whole.rig.node.clock.wall_seconds() as f64;
     let Some(Reading::Level(seen)) = read(&meters::RELIST_SEEN) else {
         panic!("never listed");
     };
     assert!((now - 15.0..=now).contains(&seen), "{seen} {now}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn directories_of_pods_nobody_asks_for_are_counted_until_they_are_gone() {
+    let rig = Rig::new("sup-left-count");
+    rig.fake.add_image(IMAGE);
+    let first = whole(rig);
+    first.want([simple("a")]);
+    first.running("a").await;
+    let Whole { rig, tasks, .. } = first;
+    tasks.drain(Duration::from_secs(1)).await;
+    rig.node.views.send_modify(BTreeMap::clear);
+    // Its end takes longer than the next look for what is left.
+    let slow = kedge_cri::fake::Failure::Delay(Duration::from_secs(150));
+    rig.fake.fail_next("StopContainer", slow);
+    let second = whole(rig);
+    let read = |rig: &Rig| {
+        let read = |family| rig.node.meters.reading(family, &[]);
+        let both = (&meters::ORPHANED_VOLUMES, &meters::ORPHANED_VOLUMES_ERRORS);
+        (read(both.0), read(both.1))
+    };
+    let level = |l: f64| Some(kedge_tasks::meter::Reading::Level(l));
+    let rig = &second.rig;
+    second.want([]);
+    rig.until("still there", 90, |rig| {
+        read(rig) == (level(1.0), level(1.0))
+    })
+    .await;
+    rig.until("gone", 300, |rig| read(rig) == (level(0.0), level(0.0)))
+        .await;
+    assert_eq!(rig.fake.counts(), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_static_pod_that_comes_back_while_it_ends_is_counted_as_restarted() {
+    let rig = Rig::new("sup-static-back");
+    rig.fake.add_image(IMAGE);
+    meters::declare(&rig.node.meters);
+    let slow = kedge_cri::fake::Failure::Delay(Duration::from_secs(20));
+    rig.fake.fail_next("StopContainer", slow);
+    let whole = whole(rig);
+    let file = whole.rig.dir.join("manifests/st.yaml");
+    std::fs::write(&file, MANIFEST).unwrap();
+    let one = |rig: &Rig| rig.fake.running("app").len() == 1;
+    whole.rig.until("it runs", 60, one).await;
+    let first = whole.rig.fake.running("app");
+    std::fs::remove_file(&file).unwrap();
+    let stopping = |rig: &Rig| rig.fake.calls("StopContainer") > 0;
+    whole.rig.until("it is being ended", 60, stopping).await;
+    std::fs::write(&file, MANIFEST).unwrap();
+    let again = |rig: &Rig| one(rig) && rig.fake.running("app") != first;
+    whole.rig.until("it runs again", 120, again).await;
+    let count = |is_static| {
+        whole
+            .rig
+            .node
+            .meters
+            .reading(&meters::RESTARTED, &[is_static])
+    };
+    let number = |n| Some(kedge_tasks::meter::Reading::Count(n));
+    assert_eq!((count("true"), count("")), (number(1), number(0)));
 }
 
 #[tokio::test(start_paused = true)]

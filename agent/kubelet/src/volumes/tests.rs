@@ -136,11 +136,17 @@ fn a_group_reaches_the_root_of_a_volume() {
 #[test]
 fn a_pod_directory_goes_with_everything_in_it() {
     let root = directory("pod");
-    fs::create_dir_all(root.join("volumes/x/y")).unwrap();
+    fs::create_dir_all(root.join("volumes/kubernetes.io~secret/y")).unwrap();
+    fs::write(root.join("volumes/kubernetes.io~secret/stray"), "x").unwrap();
     assert!(leftovers(&root));
-    remove_pod(&root).unwrap();
+    let mut told = Vec::new();
+    remove_pod(&root, |plugin, done, _| {
+        told.push((plugin.to_owned(), done))
+    })
+    .unwrap();
+    assert_eq!(told, [("kubernetes.io/secret".to_owned(), true)]);
     assert!(!leftovers(&root));
-    remove_pod(&root).unwrap();
+    remove_pod(&root, |_, _, _| {}).unwrap();
 }
 
 // What needs mounts runs in a namespace of its own:
@@ -168,7 +174,7 @@ fn a_memory_volume_is_a_tmpfs_of_its_size_and_goes_with_the_pod() {
     assert_eq!(kedge_sys::fs::usage(&root).unwrap().total, 1 << 20);
     assert_eq!(fs::metadata(&root).unwrap().mode() & 0o7777, 0o777);
     fs::write(root.join("f"), "x").unwrap();
-    remove_pod(&pod).unwrap();
+    remove_pod(&pod, |_, _, _| {}).unwrap();
     assert!(!pod.exists());
 }
 
@@ -198,7 +204,7 @@ fn a_sub_path_shows_its_place_and_cannot_leave_the_volume() {
     // The next instance of the container gets the place anew.
     bind_sub_path(&pod, "app", &sub("new", true)).unwrap();
     assert!(!at.join("f").exists());
-    remove_pod(&pod).unwrap();
+    remove_pod(&pod, |_, _, _| {}).unwrap();
     assert!(!pod.exists());
 }
 
@@ -211,6 +217,6 @@ fn removing_a_pod_does_not_reach_through_what_is_mounted_in_it() {
     mount::bind(&host, pod.join("volumes/h"), true).unwrap();
     kedge_sys::fs::remove_tree(&pod).unwrap_err();
     assert!(host.join("precious").exists());
-    remove_pod(&pod).unwrap();
+    remove_pod(&pod, |_, _, _| {}).unwrap();
     assert!(host.join("precious").exists() && !pod.exists());
 }

@@ -115,6 +115,18 @@ async fn a_life_moves_the_counters_of_its_steps() {
         meters.reading(&crate::meters::images::ENSURED, &there),
         Some(Reading::Count(2))
     );
+    let spread = |family, labels: &[&str]| match meters.reading(family, labels) {
+        Some(Reading::Spread(buckets, _)) => buckets.iter().sum(),
+        _ => 0_u64,
+    };
+    let whole = ["overall_volume_mount", "kubernetes.io/empty-dir"];
+    assert_eq!(spread(&crate::meters::storage::WHOLE, &whole), 1);
+    worker.tell(|input| input.fate = kedge_pods::pod::Fate::Removed);
+    rig.until("gone", 60, |rig| rig.fake.counts() == (0, 0))
+        .await;
+    let mut removed = empty_dir;
+    removed[1] = "volume_unmount";
+    assert_eq!(spread(&crate::meters::storage::OPERATIONS, &removed), 1);
     drop(worker);
 }
 

@@ -4,15 +4,15 @@ use crate::Machine;
 use crate::expo::{Kind, Value, Writer, labels};
 use crate::sample::Generation;
 
-pub(super) fn version(to: &mut Writer, machine: &Machine, version: &str) {
+pub(super) fn version(to: &mut Writer, machine: &Machine) {
     to.family(
         "cadvisor_version_info",
         Kind::Gauge,
-        "Always 1. The labels tell the kernel, the system and the version of what writes this page.",
+        "Always 1. The labels tell the kernel and the system; those of programs that are not here are empty.",
     );
     let more = [
         ("cadvisorRevision", ""),
-        ("cadvisorVersion", version),
+        ("cadvisorVersion", ""),
         ("dockerVersion", ""),
         ("kernelVersion", machine.kernel.as_str()),
         ("osVersion", machine.os_image.as_str()),

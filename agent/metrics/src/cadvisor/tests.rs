@@ -53,7 +53,7 @@ fn page(format: Format) -> String {
         os_image: "Kedge 0.1.0".into(),
         ..Machine::default()
     };
-    let source = Cadvisor::new(Arc::new(generation), Arc::new(machine), "0.1.0".into());
+    let source = Cadvisor::new(Arc::new(generation), Arc::new(machine));
     String::from_utf8(whole(source, format)).unwrap()
 }
 
@@ -118,10 +118,7 @@ fn names_types_and_labels_are_cadvisors() {
     let (generation, errors) = crate::testing::recorded::generation(&tree);
     assert_eq!(errors.len(), 0);
     let machine = Arc::new(crate::machine(&tree.root()).unwrap());
-    let page = whole(
-        Cadvisor::new(Arc::new(generation), machine, "0".into()),
-        Format::Text,
-    );
+    let page = whole(Cadvisor::new(Arc::new(generation), machine), Format::Text);
     let samples = crate::testing::page::samples(&page);
     let page = String::from_utf8(page).unwrap();
     let types = page
@@ -223,7 +220,7 @@ fn page_of(subject: Subject, io: &str) -> Vec<crate::testing::page::Line> {
         Stamp::default(),
     );
     assert_eq!(sampler.end(&mut generation).len(), 0);
-    let source = Cadvisor::new(Arc::new(generation), Arc::default(), "".into());
+    let source = Cadvisor::new(Arc::new(generation), Arc::default());
     crate::testing::page::samples(&whole(source, Format::Text))
 }
 

@@ -78,6 +78,7 @@ pub(crate) fn subjects() -> Vec<Arc<Subject>> {
         container: container.to_owned(),
         created_ns: Some(1_795_867_220_000_000_000),
         started_ns: Some(1_795_867_221_000_000_000),
+        began: true,
         ..Subject::default()
     };
     [

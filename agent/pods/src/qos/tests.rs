@@ -82,17 +82,37 @@ fn container_resources_are_kernel_numbers() {
     assert_eq!(r.memory_limit, 64 << 20);
     assert_eq!(r.hugepage_limits, [("2MB".to_owned(), 4 << 20)]);
     assert_eq!(r.unified["memory.oom.group"], "1");
+    assert_eq!(r.unified["memory.swap.max"], "0");
+    let without = NodeFacts {
+        swap_controller: false,
+        ..node()
+    };
+    let r = container_resources(&pod, &member, &without);
+    assert_eq!(
+        r.unified.len(),
+        1,
+        "a file that is not there cannot be written"
+    );
     assert_eq!(quota(1), 1000);
     assert_eq!(shares(0), 2);
 }
 
 #[test]
-fn cpu_weight_is_the_runtimes_curve() {
-    let weights: Vec<u64> = [0, 2, 102, 256, 1024, 2048, 262_144]
+fn cpu_weights_of_pods_are_a_straight_line() {
+    let weights: Vec<u64> = [0, 2, 10, 102, 256, 1024, 2048, 262_144, 1 << 20]
         .into_iter()
         .map(weight)
         .collect();
-    assert_eq!(weights, [1, 1, 17, 35, 100, 174, 10_000]);
+    assert_eq!(weights, [1, 1, 1, 4, 10, 39, 79, 10_000, 10_000]);
+}
+
+/// Four CPUs of a node: one pod asks for three, ten for a tenth each, and all want more.
+#[test]
+fn a_large_pod_gets_what_it_asked_for_beside_many_small_ones() {
+    let of_request = |cpu: &str| pod_cgroup(&of(&container(&format!(r#""cpu": "{cpu}""#), "")));
+    let (large, small) = (of_request("3").cpu_weight, of_request("100m").cpu_weight);
+    let granted = 4000 * large / (large + 10 * small);
+    assert!((2950..=3050).contains(&granted), "{granted}m");
 }
 
 #[test]
@@ -102,7 +122,7 @@ fn pod_cgroups_are_limited_only_when_every_container_is() {
         pod_cgroup(&limited),
         Cgroup {
             path: "/kubepods/poduid-1".into(),
-            cpu_weight: 100,
+            cpu_weight: 39,
             cpu_quota: Some(100_000),
             memory_max: Some(1 << 30),
             pids_max: None,
@@ -128,7 +148,8 @@ fn levels_sum_burstable_requests() {
     let burstable = of(&container(r#""cpu": "500m""#, ""));
     let guaranteed = of(&container(FULL, FULL));
     let [all, burst, best] = levels([&burstable, &burstable, &guaranteed].into_iter(), &node());
-    assert_eq!(all.memory_max, Some(3 << 30));
+    // The scheduler leaves free what keeps the node out of memory pressure; pods that run may have it.
+    assert_eq!(all.memory_max, Some((3 << 30) + (100 << 20)));
     assert_eq!(burst.cpu_weight, weight(shares(1000)));
     assert_eq!(best.cpu_weight, 1);
 }

@@ -15,7 +15,7 @@ use crate::pod;
 use crate::volume::{Content, File};
 
 const DEFAULT_MODE: u32 = 0o644;
-/// A token or a key is for one user: the pod's only one, or the group of fsGroup.
+/// What proves who the pod is, or whom it trusts, is for one user, or for the group of fsGroup, which the volume's ownership adds.
 const NARROW_MODE: u32 = 0o600;
 
 /// Mode and owner of files that say nothing themselves.
@@ -32,6 +32,19 @@ impl Defaults {
                 .and_then(|m| u32::try_from(m).ok())
                 .unwrap_or(DEFAULT_MODE),
             uid: user.and_then(|u| u32::try_from(u).ok()),
+        }
+    }
+
+    /// For tokens, keys, certificates and bundles: owned by the user that the source names, else the volume, else the pod's only one; with an
+    /// owner, or a group by fsGroup, nobody else may read them.
+    fn narrowed(self, spec: &PodSpec, user: Option<i64>) -> Defaults {
+        let id = |user: i64| u32::try_from(user).ok();
+        let uid = user.and_then(id).or(self.uid);
+        let uid = uid.or_else(|| only_user(spec).and_then(id));
+        let narrow = uid.is_some() || fs_group_of(spec).is_some();
+        Defaults {
+            mode: if narrow { NARROW_MODE } else { self.mode },
+            uid,
         }
     }
 
@@ -164,10 +177,6 @@ impl Files<'_> {
             let text = format!("this node cannot make keys of type {:?}", wanted.key_type);
             return Err(Reason::new("FailedMount", text));
         };
-        let user = |user: i64| u32::try_from(user).ok();
-        let uid = wanted.user.and_then(user).or(defaults.uid);
-        let uid = uid.or_else(|| only_user(spec).and_then(user));
-        let narrow = uid.is_some() || fs_group_of(spec).is_some();
         let parts = [
             (&wanted.credential_bundle_path, Part::Bundle),
             (&wanted.key_path, Part::Key),
@@ -176,11 +185,12 @@ impl Files<'_> {
         let named = parts
             .into_iter()
             .filter_map(|(path, part)| Some((path.clone().filter(|p| !p.is_empty())?, part)));
+        let Defaults { mode, uid } = defaults.narrowed(spec, wanted.user);
         Ok(named
             .map(|(path, part)| File {
                 path,
                 content: Content::Certificate(request.clone(), part),
-                mode: if narrow { NARROW_MODE } else { defaults.mode },
+                mode,
                 uid,
             })
             .collect())
@@ -204,16 +214,12 @@ impl Files<'_> {
         }
         if let Some(t) = &one.service_account_token {
             let spec = pod::spec(self.pod);
-            let user = t
-                .user
-                .or_else(|| only_user(spec))
-                .and_then(|u| u32::try_from(u).ok());
-            let narrow = user.is_some() || fs_group_of(spec).is_some();
+            let Defaults { mode, uid } = defaults.narrowed(spec, t.user);
             return Ok(vec![File {
                 path: t.path.clone(),
                 content: Content::Token(needs::token_request(spec, t)),
-                mode: if narrow { NARROW_MODE } else { defaults.mode },
-                uid: user.or(defaults.uid),
+                mode,
+                uid,
             }]);
         }
         if let Some(b) = &one.cluster_trust_bundle {
@@ -221,16 +227,11 @@ impl Files<'_> {
             let found = wanted
                 .as_ref()
                 .and_then(|wanted| self.objects.trust_bundles.get(wanted));
+            let defaults = defaults.narrowed(pod::spec(self.pod), b.user);
+            let file = |bytes| Ok(vec![defaults.file(&b.path, bytes, None, None)]);
             return match found {
-                Some(pem) => Ok(vec![defaults.file(
-                    &b.path,
-                    pem.clone().into_bytes(),
-                    None,
-                    b.user,
-                )]),
-                None if b.optional == Some(true) => {
-                    Ok(vec![defaults.file(&b.path, Vec::new(), None, b.user)])
-                }
+                Some(pem) => file(pem.clone().into_bytes()),
+                None if b.optional == Some(true) => file(Vec::new()),
                 None => Err(Reason::new(
                     "FailedMount",
                     wanted.map_or_else(

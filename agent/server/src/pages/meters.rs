@@ -1,6 +1,6 @@
 //! What was counted, as a page: families of [`Meters`] one after another.
 
-use kedge_metrics::expo::{Kind, Source, Value, Writer};
+use kedge_metrics::expo::{Kind, Source, Value, Writer, float};
 use kedge_tasks::meter::{self, Labels, Meters, Page, Reading};
 
 /// Writes the families of one page.
@@ -66,15 +66,11 @@ fn spread(
     let mut so_far = 0;
     for (n, count) in buckets.iter().enumerate() {
         so_far += count;
-        // OpenMetrics wants a float's form; text has none, as Go writes it.
-        let bound = match bounds.get(n) {
-            Some(bound) => format!("{bound:?}"),
-            None => "+Inf".to_owned(),
-        };
-        let bound = match bound.strip_suffix(".0") {
-            Some(whole) if !to.is_open() => whole.to_owned(),
-            _ => bound,
-        };
+        let mut bound = float(bounds.get(n).copied().unwrap_or(f64::INFINITY));
+        // OpenMetrics wants to see that it is no integer.
+        if to.is_open() && bound.bytes().all(|b| b.is_ascii_digit()) {
+            bound.push_str(".0");
+        }
         let mut labels = labels.clone();
         labels.push(("le", &bound));
         to.sample_of("_bucket", "", &labels, Value::Int(so_far), None);
@@ -91,6 +87,8 @@ mod tests {
 
     static TOOK: meter::Family =
         meter::Family::histogram("took_seconds", &["what"], &[0.5, 1.0], "How long.");
+    static SIZE: meter::Family =
+        meter::Family::histogram("size_bytes", &[], &[1e-6, 1_048_576.0], "How large.");
     static DONE: meter::Family = meter::Family::counter("done_total", &[], "Done.");
     static PROBED: meter::Family =
         meter::Family::counter("probed_total", &["result"], "Probed.").on(Page::Probes);
@@ -122,5 +120,17 @@ mod tests {
         assert!(
             page(Page::Probes, Format::Text).ends_with("probed_total{result=\"successful\"} 1\n")
         );
+    }
+
+    #[test]
+    fn bounds_look_as_upstream_writes_them() {
+        let meters = Meters::default();
+        meters.observe_value(&SIZE, &[], 2.0);
+        for format in [Format::Text, Format::OpenMetrics] {
+            let page = whole(Counted::new(&meters, Page::Main), format);
+            let page = String::from_utf8(page).unwrap();
+            let bounds: Vec<&str> = page.lines().filter_map(|l| l.split('"').nth(1)).collect();
+            assert_eq!(bounds, ["1e-06", "1.048576e+06", "+Inf"]);
+        }
     }
 }

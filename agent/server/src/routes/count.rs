@@ -34,6 +34,7 @@ impl Count {
             path,
             server,
             long_running: matches!(path, "exec" | "attach" | "portForward"),
+            websocket: is_websocket(&parts.headers),
         };
         node.begun(&request);
         Self {
@@ -83,6 +84,17 @@ impl HttpBody for CountedBody {
     }
 }
 
+/// RFC 6455 section 4.1: the word in any case, perhaps among others.
+fn is_websocket(headers: &http::HeaderMap) -> bool {
+    let upgrades = headers.get_all(http::header::UPGRADE).iter();
+    let words = upgrades
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','));
+    words
+        .map(str::trim)
+        .any(|w| w.eq_ignore_ascii_case("websocket"))
+}
+
 /// A client may make methods up; a label must not grow with them.
 fn method(method: &http::Method) -> &'static str {
     const KNOWN: [&str; 7] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"];
@@ -117,4 +129,22 @@ fn bucket(path: &str) -> &'static str {
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
     KNOWN.iter().find(under).copied().unwrap_or("other")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_websocket_is_told_from_spdy() {
+        let with = |upgrade: &'static str| {
+            let upgrade = http::HeaderValue::from_static(upgrade);
+            is_websocket(&http::HeaderMap::from_iter([(
+                http::header::UPGRADE,
+                upgrade,
+            )]))
+        };
+        assert!(with("websocket") && with("h2c, WebSocket"));
+        assert!(!with("SPDY/3.1") && !is_websocket(&http::HeaderMap::new()));
+    }
 }

@@ -11,11 +11,20 @@ use kedge_machine::paths;
 use kedge_metrics::summary::Volume;
 use kedge_pods::{logs, pod};
 use kedge_sys::mount::Mount;
+use kedge_tasks::meter::{BUCKETS, Family, Meters};
+use tokio::time::Instant;
 
 use super::{space, volumes_of};
 
 /// Filesystems whose calls can wait for a server or a user process for ever.
 const FOREIGN: [&str; 6] = ["nfs", "cifs", "smb", "ceph", "9p", "fuse"];
+
+static MEASURED: Family = Family::histogram(
+    "kubelet_volume_metric_collection_duration_seconds",
+    &["metric_source"],
+    BUCKETS,
+    "Time of finding out how much of a volume is in use.",
+);
 
 /// By pod uid.
 pub(super) type Walked = BTreeMap<String, OfPod>;
@@ -61,15 +70,15 @@ fn claims(pod: &Pod) -> BTreeMap<String, String> {
         .collect()
 }
 
-pub(super) fn walk(places: Vec<Places>) -> Walked {
+pub(super) fn walk(places: Vec<Places>, meters: &Meters) -> Walked {
     let mounts = kedge_sys::mount::list().unwrap_or_default();
     places
         .into_iter()
-        .map(|p| (p.uid.clone(), walk_pod(&p, &mounts)))
+        .map(|p| (p.uid.clone(), walk_pod(&p, &mounts, meters)))
         .collect()
 }
 
-fn walk_pod(places: &Places, mounts: &[Mount]) -> OfPod {
+fn walk_pod(places: &Places, mounts: &[Mount], meters: &Meters) -> OfPod {
     let mut found = OfPod::default();
     for plugin in names(&places.volumes) {
         for name in names(&places.volumes.join(&plugin)) {
@@ -77,9 +86,10 @@ fn walk_pod(places: &Places, mounts: &[Mount]) -> OfPod {
             let mount = mounts.iter().rfind(|m| m.target == path);
             if !mount.is_some_and(is_foreign) {
                 let claim = places.claims.get(&name).cloned();
-                found
-                    .volumes
-                    .extend(volume(&path, name, claim, mount.is_some()));
+                let began = Instant::now();
+                let (volume, source) = volume(&path, name, claim, mount.is_some());
+                meters.observe(&MEASURED, &[source], began.elapsed());
+                found.volumes.extend(volume);
             }
         }
     }
@@ -95,18 +105,29 @@ fn walk_pod(places: &Places, mounts: &[Mount]) -> OfPod {
     found
 }
 
-fn volume(path: &Path, name: String, claim: Option<String>, mounted: bool) -> Option<Volume> {
-    let mut space = space(path)?;
+/// The volume, and how it was measured, in upstream's word.
+fn volume(
+    path: &Path,
+    name: String,
+    claim: Option<String>,
+    mounted: bool,
+) -> (Option<Volume>, &'static str) {
     // A filesystem of its own says itself what is used; a directory on the node's disk is counted or walked.
-    if mounted {
-        let sizes = kedge_sys::fs::usage(path).ok()?;
-        space.used = Some(sizes.total.saturating_sub(sizes.free));
-        space.inodes_used = Some(sizes.inodes.saturating_sub(sizes.inodes_free));
+    let (used, source) = if mounted {
+        let used = kedge_sys::fs::usage(path).map(|sizes| {
+            let inodes = sizes.inodes.saturating_sub(sizes.inodes_free);
+            (sizes.total.saturating_sub(sizes.free), inodes)
+        });
+        (used.ok(), "statfs")
     } else {
-        let (bytes, inodes) = volumes::usage(path).ok()?;
-        (space.used, space.inodes_used) = (Some(bytes), Some(inodes));
-    }
-    Some(Volume { name, claim, space })
+        match volumes::counted(path) {
+            Some(used) => (Some(used), "fsquota"),
+            None => (kedge_sys::fs::disk_usage(path).ok(), "du"),
+        }
+    };
+    let space =
+        used.and_then(|(bytes, inodes)| Some(space(path)?.used_by(Some(bytes), Some(inodes))));
+    (space.map(|space| Volume { name, claim, space }), source)
 }
 
 fn names(directory: &Path) -> Vec<String> {
@@ -158,7 +179,12 @@ mod tests {
             source: "server:/x".into(),
             super_options: String::new(),
         };
-        let found = walk_pod(&places, &[mount]);
+        let meters = Meters::default();
+        let mounted = dir.join("volumes/kubernetes.io~empty-dir/scratch");
+        let found = walk_pod(&places, &[mount], &meters);
+        let (_, measured) = meters.family(MEASURED.name).unwrap();
+        assert_eq!(measured[0].0[..], [Box::from("du")]);
+        assert_eq!(volume(&mounted, "v".into(), None, true).1, "statfs");
         assert_eq!(found.volumes.len(), 1);
         let volume = &found.volumes[0];
         assert_eq!(

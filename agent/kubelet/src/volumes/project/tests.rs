@@ -113,7 +113,7 @@ fn a_volume_is_counted_from_its_making_to_its_end_by_any_agent() {
     assert!(project::is_ours(id(&b)) && id(&b) != before);
     // Gone with the pod: the id is free.
     let pod = top.0.join("top/pods/1");
-    remove_pod(&pod).unwrap();
+    remove_pod(&pod, |_, _, _| {}).unwrap();
     let directory = Directory::open(&b.path).unwrap();
     assert_eq!(in_use(&directory).unwrap(), BTreeSet::from([id(&b)]));
 }

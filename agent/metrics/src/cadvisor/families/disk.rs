@@ -1,5 +1,6 @@
 //! `io.stat`, `diskstats` and sizes of filesystems, by device.
 //!
+//! A tmpfs has no disk that could do anything: its rows are 0, as upstream's.
 //! cgroup v2 counts bytes and requests of a group. All else (merges, times, sectors) the kernel counts of whole disks only, so that those
 //! families have the node's row alone, as upstream's have.
 
@@ -144,9 +145,10 @@ fn requests(at: &mut At<'_>, value: impl Fn(&IoDevice) -> u64, disk: impl Fn(&Di
     moved(at, value);
     let io = &at.row.sample.io;
     for (filesystem, found) in of_node(at) {
+        let mount = &filesystem.mount;
         let written = io
             .iter()
-            .any(|d| (d.major, d.minor) == (found.major, found.minor));
+            .any(|d| (d.major, d.minor) == (mount.major, mount.minor));
         if !written {
             let device = &filesystem.mount.device;
             at.with(&[("device", device)], Value::Int(disk(found)));
@@ -161,11 +163,19 @@ fn disks(at: &mut At<'_>, value: impl Fn(&Disk) -> Value) {
     }
 }
 
+/// What a tmpfs has below it.
+static NO_DISK: std::sync::LazyLock<Disk> = std::sync::LazyLock::new(Disk::default);
+
 /// The disks below the node's filesystems, on the node's row.
 fn of_node<'a>(at: &At<'a>) -> impl Iterator<Item = (&'a Filesystem, &'a Disk)> + use<'a> {
     let (of, is_node) = (at.of, at.row.subject.kind == Kind::Root);
     let filesystems = of.filesystems.iter().filter(move |_| is_node);
-    filesystems.filter_map(|f| Some((f, of.device(f.mount.major, f.mount.minor)?)))
+    filesystems.filter_map(|f| {
+        let disk = of.device(f.mount.major, f.mount.minor);
+        // A tmpfs is called by where it is mounted.
+        let none = (f.mount.device == f.mount.path).then_some(&*NO_DISK);
+        Some((f, disk.or(none)?))
+    })
 }
 
 fn cost(at: &mut At<'_>, value: impl Fn(&IoCost) -> Option<u64>) {

@@ -157,11 +157,11 @@ fn projected_sources_are_joined_and_the_later_wins() {
         [
             "a 440 5 a",
             "both 440 5 b",
-            "ca.pem 440 8 PEM",
-            "cb.pem 440 5 SIGNED",
+            "ca.pem 600 8 PEM",
+            "cb.pem 600 5 SIGNED",
             "n 440 5 web",
-            "none.pem 440 5 ",
-            "token 440 5 token of default for \"\", 3600 s"
+            "none.pem 600 5 ",
+            "token 600 5 token of default for \"\", 3600 s"
         ]
     );
 }
@@ -242,6 +242,28 @@ fn tokens_are_readable_by_the_pods_one_user() {
         (0o600, None)
     );
     assert_eq!(token("", r#", "user": 9"#), (0o600, Some(9)));
+}
+
+#[test]
+fn the_users_of_source_and_volume_come_before_the_pods_own() {
+    let check = |of_volume: &str, of_source: &str, expected: [&str; 2]| {
+        let volume = format!(
+            r#""projected": {{ {of_volume} "sources": [
+                {{"clusterTrustBundle": {{"name": "ctb", "path": "ca.pem" {of_source}}}}},
+                {{"serviceAccountToken": {{"path": "t" {of_source}}}}}]}}"#
+        );
+        let spec = r#""securityContext": {"runAsUser": 7},"#;
+        let VolumePlan::Files { files, .. } = of(spec, &volume, &node()).unwrap().plan else {
+            panic!("a projected volume has files");
+        };
+        let shown: Vec<String> = files.iter().map(show).collect();
+        let token = format!("{} token of default for \"\", 3600 s", expected[1]);
+        assert_eq!(shown, [format!("{} PEM", expected[0]), token]);
+    };
+    check("", "", ["ca.pem 600 7", "t 600 7"]);
+    let of_volume = r#""defaultUser": 5,"#;
+    check(of_volume, "", ["ca.pem 600 5", "t 600 5"]);
+    check(of_volume, r#", "user": 9"#, ["ca.pem 600 9", "t 600 9"]);
 }
 
 #[test]
