@@ -2,7 +2,8 @@
 //!
 //! In: a [`Plan`] as JSON on standard input. Out: [`Outcome`] as JSON on standard output. Run by the supervisor inside the cluster's namespace
 //! (`rig scraper`). Every scraper asks for every page each interval, all at the same moment, with the headers that Prometheus sends.
-//! A request that fails is told and counted, its connection made anew. Absent: reading what was sent; stories do that.
+//! A request that fails is told and counted, its connection made anew; none begins when the time of all rounds is over. Absent: reading what
+//! was sent; stories do that.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -34,6 +35,19 @@ pub struct Plan {
     pub scrapers: usize,
     pub interval_ms: u64,
     pub rounds: usize,
+}
+
+impl Plan {
+    /// Of all rounds.
+    pub fn time(&self) -> Duration {
+        let rounds = u64::try_from(self.rounds).unwrap_or(u64::MAX);
+        Duration::from_millis(self.interval_ms.saturating_mul(rounds))
+    }
+
+    /// Pages that all scrapers should get.
+    pub fn due(&self) -> usize {
+        self.scrapers * self.rounds * self.paths.len()
+    }
 }
 
 /// One page that was read.
@@ -97,6 +111,9 @@ fn scrape(
         let at = Duration::from_millis(plan.interval_ms.saturating_mul(round));
         thread::sleep(at.saturating_sub(begin.elapsed()));
         for path in &plan.paths {
+            if begin.elapsed() > plan.time() {
+                return;
+            }
             let result = once(plan, tls, &mut connection, path);
             if result.is_err() {
                 connection = None;
