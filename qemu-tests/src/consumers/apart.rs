@@ -158,12 +158,13 @@ mod tests {
             left out	zeros of kubelet_running_containers	upstream shows a state from the first container that was seen in it
             left out	rows by device of pods that need not use it	the page cache decides; the load's are checked
             checked	cpu.pressure of each group of the load	container_pressure_cpu_stalled_seconds_total container_pressure_cpu_waiting_seconds_total
-            checked	cpu.stat of each group of the load	container_cpu_cfs_periods_total container_cpu_cfs_throttled_periods_total container_cpu_cfs_throttled_seconds_total
+            checked	cpu.stat of each group of the load	container_cpu_cfs_periods_total container_cpu_cfs_throttled_periods_total container_cpu_cfs_throttled_seconds_total container_cpu_system_seconds_total container_cpu_user_seconds_total
             checked	io.pressure of each group of the load	container_pressure_io_stalled_seconds_total container_pressure_io_waiting_seconds_total
             checked	io.stat of each group of the load	container_blkio_device_usage_total container_fs_reads_bytes_total container_fs_reads_total container_fs_writes_total
             checked	memory.peak of each group of the load	container_memory_max_usage_bytes
             checked	memory.pressure of each group of the load	container_pressure_memory_stalled_seconds_total container_pressure_memory_waiting_seconds_total
             checked	memory.stat of each group of the load	container_memory_failures_total
+            checked	net/dev of each group of the load	container_network_receive_packets_total container_network_transmit_packets_total
         "#]].assert_eq(&head());
     }
 }

@@ -15,7 +15,7 @@ use crate::exposition::{Page, Sample};
 pub struct Truth {
     pub family: &'static str,
     pub labels: &'static [(&'static str, &'static str)],
-    /// In the group's directory (kernel: Documentation/admin-guide/cgroup-v2.rst, Documentation/accounting/psi.rst).
+    /// In the group's directory (kernel: Documentation/admin-guide/cgroup-v2.rst, Documentation/accounting/psi.rst), or [`DEV`].
     pub file: &'static str,
     pub field: Field,
     /// What one is in the family's unit.
@@ -34,7 +34,12 @@ pub enum Field {
     Total(&'static str),
     /// `254:0 … NAME=VALUE …`, one line for each device that was used: their sum.
     Devices(&'static str),
+    /// `eth0: VALUE …`, so many values before it.
+    Eth0(usize),
 }
+
+/// Of the network in which the group's first process lives (proc_pid_net(5)).
+const DEV: &str = "net/dev";
 
 const fn truth(
     family: &'static str,
@@ -63,10 +68,32 @@ const fn known(one: Truth) -> Truth {
     Truth { known: true, ..one }
 }
 
-use Field::{Devices, Line, Total, Whole};
+use Field::{Devices, Eth0, Line, Total, Whole};
 
 /// Reviewed: what nobody decides but the scheduler and the page cache.
 pub const TRUTHS: &[Truth] = &[
+    micros(
+        "container_cpu_user_seconds_total",
+        "cpu.stat",
+        Line("user_usec"),
+    ),
+    micros(
+        "container_cpu_system_seconds_total",
+        "cpu.stat",
+        Line("system_usec"),
+    ),
+    truth(
+        "container_network_receive_packets_total",
+        ETH0,
+        DEV,
+        Eth0(1),
+    ),
+    truth(
+        "container_network_transmit_packets_total",
+        ETH0,
+        DEV,
+        Eth0(9),
+    ),
     truth(
         "container_cpu_cfs_periods_total",
         &[],
@@ -176,6 +203,7 @@ const FAULTS_OWN: &[(&str, &str)] = &[("failure_type", "pgfault"), ("scope", "co
 const FAULTS_BELOW: &[(&str, &str)] = &[("failure_type", "pgfault"), ("scope", "hierarchy")];
 const MAJOR_OWN: &[(&str, &str)] = &[("failure_type", "pgmajfault"), ("scope", "container")];
 const MAJOR_BELOW: &[(&str, &str)] = &[("failure_type", "pgmajfault"), ("scope", "hierarchy")];
+const ETH0: &[(&str, &str)] = &[("interface", "eth0")];
 const READ: &[(&str, &str)] = &[("operation", "Read")];
 const WRITE: &[(&str, &str)] = &[("operation", "Write")];
 
@@ -224,13 +252,15 @@ pub fn is_fresh(
 /// Files of groups: group, file, text.
 pub type Groups = BTreeMap<String, BTreeMap<String, String>>;
 
-/// Prints every file of these groups with a line before each; `root` is where the root group is seen. A file that is not there is empty.
+/// Prints every file of these groups with a line before each; `root` is where the root group is seen. A file that is not there is empty. Runs
+/// among the node's processes.
 pub fn script<'a>(root: &str, ids: impl Iterator<Item = &'a String>) -> String {
     let files: BTreeSet<&str> = TRUTHS.iter().map(|one| one.file).collect();
-    let files: Vec<&str> = files.into_iter().collect();
+    let files: Vec<&str> = files.into_iter().filter(|file| *file != DEV).collect();
     let ids: Vec<&str> = ids.map(String::as_str).collect();
     format!(
-        "for g in {}; do for f in {}; do echo \"{MARK} $g $f\"; cat {root}$g/$f 2>/dev/null; done; done; true",
+        "for g in {}; do for f in {}; do echo \"{MARK} $g $f\"; cat {root}$g/$f 2>/dev/null; done; \
+         echo \"{MARK} $g {DEV}\"; p=$(head -n 1 {root}$g/cgroup.procs); [ \"$p\" ] && cat /proc/$p/{DEV}; done; true",
         ids.join(" "),
         files.join(" ")
     )
@@ -324,6 +354,12 @@ impl Field {
             Line(name) => line(name)?.parse().ok(),
             Total(name) => word(line(name)?, "total"),
             Devices(name) => Some(text.lines().filter_map(|line| word(line, name)).sum()),
+            Eth0(at) => {
+                let line = text
+                    .lines()
+                    .find_map(|line| line.trim().strip_prefix("eth0:"));
+                line?.split_whitespace().nth(*at)?.parse().ok()
+            }
         }
     }
 }
@@ -344,6 +380,7 @@ mod tests {
                            full avg10=0.00 avg60=0.00 avg300=0.00 total=500000\n\
                            ==== /kubepods/poda io.stat\n254:0 rbytes=16384 wbytes=0 rios=2 wios=0 dbytes=0 dios=0\n254:16 \n253:0 rbytes=4096 rios=1\n\
                            ==== /kubepods/poda memory.peak\n7000000\n\
+                           ==== /kubepods/poda net/dev\nInter-|   Receive\n  eth0: 900 5 0 0 0 0 0 0 1000 8 0 0 0 0 0 0\n\
                            ==== /kubepods/poda memory.stat\nanon 1\npgfault 800\npgmajfault 0\n";
 
     fn read(family: &str, text: &str) -> Vec<Option<f64>> {
@@ -369,6 +406,8 @@ mod tests {
             ),
             ("container_pressure_io_waiting_seconds_total", vec![None]),
             ("container_memory_max_usage_bytes", vec![Some(7e6)]),
+            ("container_network_receive_packets_total", vec![Some(5.0)]),
+            ("container_network_transmit_packets_total", vec![Some(8.0)]),
             ("container_fs_reads_total", vec![Some(3.0)]),
             (
                 "container_blkio_device_usage_total",
@@ -382,7 +421,7 @@ mod tests {
     #[test]
     fn every_file_of_every_group_is_asked_for() {
         let ids = ["/kubepods/poda".to_owned(), "/kubepods/poda/c".to_owned()];
-        expect_test::expect![[r#"for g in /kubepods/poda /kubepods/poda/c; do for f in cpu.pressure cpu.stat io.pressure io.stat memory.peak memory.pressure memory.stat; do echo "==== $g $f"; cat /host$g/$f 2>/dev/null; done; done; true"#]].assert_eq(&script("/host", ids.iter()));
+        expect_test::expect![[r#"for g in /kubepods/poda /kubepods/poda/c; do for f in cpu.pressure cpu.stat io.pressure io.stat memory.peak memory.pressure memory.stat; do echo "==== $g $f"; cat /host$g/$f 2>/dev/null; done; echo "==== $g net/dev"; p=$(head -n 1 /host$g/cgroup.procs); [ "$p" ] && cat /proc/$p/net/dev; done; true"#]].assert_eq(&script("/host", ids.iter()));
     }
 
     fn page(family: &str, labels: &str, value: f64) -> Page {

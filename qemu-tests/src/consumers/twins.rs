@@ -174,9 +174,10 @@ fn populate(stage: &Stage, node: &str) -> Result<Node> {
     })
 }
 
-/// A pod that sees all of its node's groups. Reading them from inside the load would add its own page faults and time to what is read.
+/// A pod that sees all of its node's groups and processes. Reading them from inside the load would add its own page faults and time to what is read.
 fn eye(stage: &Stage, node: &str) -> Result<Pod> {
     let mut spec = on_node(node);
+    set(&mut spec, "hostPID", json!(true));
     let groups = json!({"path": "/sys/fs/cgroup", "type": "Directory"});
     set(
         &mut spec,
