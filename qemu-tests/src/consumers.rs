@@ -71,6 +71,7 @@ pub fn run(stage: &Stage, programs: &Built, time: Duration) -> Result<()> {
     // A series that begins with what it counts has no rate: each node has started a pod before the first scrape.
     let mut pods = started(stage, "early")?;
     pods.iter().try_for_each(|pod| stage.ready(pod).map(drop))?;
+    let begun = Instant::now();
     let prometheus = Prometheus::start(cluster, programs.path("prometheus")?, &nodes, &token)?;
     let server = MetricsServer::start(cluster, programs.path("metrics-server")?)?;
     let burning = Burning(stage);
@@ -82,7 +83,6 @@ pub fn run(stage: &Stage, programs: &Built, time: Duration) -> Result<()> {
             format!("{} of {expected}", up.len())
         })
     })?;
-    let begun = Instant::now();
     pods.extend(happenings(stage)?);
     let tops = scaled(stage, &server)?;
     wait::until("the time of scraping", time + MINUTE, || {

@@ -32,7 +32,7 @@ pub fn check(
     nodes: &[(String, String)],
     elapsed: Duration,
 ) -> Result<Figures> {
-    // With the scrape before it all began: what happened at once has a sample from before.
+    // The first scrape is in it: what happened at once has a sample from before.
     let window = format!("{}s", (elapsed + INTERVAL).as_secs().max(60));
     let mut faults = Vec::new();
     for (url, health, error) in prometheus.targets()? {
