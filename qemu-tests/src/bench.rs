@@ -10,6 +10,7 @@
 mod boot;
 mod idle;
 mod lab;
+mod machine;
 mod memory;
 mod metrics;
 mod network;
