@@ -4,12 +4,14 @@
 //! the host's load beside each. Samples of one build are never mixed with another's; a run that was cut off goes on where it stopped, since
 //! every sample is written when it is taken. The order alternates: what wears on the host wears on both.
 //!
-//! One VM session ([`session`]) serves all measures of one repetition. Measures that need no VM have their own ([`services`]).
+//! One VM session ([`session`]) serves all measures of one repetition. Services, natively and in VMs, share a control plane of their own
+//! ([`services`]): making ten thousand of them takes longer than measuring with them.
 //! A measure that could not be taken is named at the end, and the exit code says so. Release binaries; one node alone.
 
 mod boot;
 mod idle;
 mod lab;
+mod machine;
 mod memory;
 mod metrics;
 mod network;
@@ -39,6 +41,7 @@ use crate::progress::Progress;
 use crate::twin::{self, Software};
 use store::{Figures, Store};
 
+pub use services::COUNTS as SERVICE_COUNTS;
 pub use sizes::sizes;
 
 /// What can be measured.
@@ -57,8 +60,13 @@ pub enum Measure {
     Idle,
     /// What being scraped costs, with 30 pods (in the first round 110, as `memory`): nobody, one scraper, twenty at once.
     Metrics,
-    /// 1 000 and 10 000 Services with two endpoints each, natively.
+    /// 1 000 and 10 000 Services with two endpoints each: the proxies natively, then the whole node in a VM.
+    // In samples and parts: natively.
     Services,
+    /// Of `services`, the VMs only.
+    ServicesVm,
+    /// Of `services`, the proxies natively only.
+    ServicesNative,
     /// A ClusterIP's first answer and steady throughput.
     Network,
     /// Bytes written to the disk in 20 idle minutes with 30 pods.
@@ -73,7 +81,8 @@ pub enum Measure {
 
 impl fmt::Display for Measure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&format!("{self:?}").to_lowercase())
+        let value = self.to_possible_value();
+        out.write_str(value.as_ref().map_or("", |value| value.get_name()))
     }
 }
 
@@ -88,19 +97,50 @@ impl Measure {
     ];
 }
 
+/// What a measure is taken with several numbers of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Number {
+    /// On the node.
+    Pods(usize),
+    /// In the API.
+    Services(usize),
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pods(count) => write!(out, "{count} pods"),
+            Self::Services(count) => write!(out, "{count} Services"),
+        }
+    }
+}
+
 /// What is measured at once: a measure, or one of its windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {
     measure: Measure,
-    /// With so many pods on the node, where a measure is taken with several numbers of them.
-    pods: Option<usize>,
+    with: Option<Number>,
+}
+
+impl Part {
+    /// How its figures' names begin, and no other part's.
+    fn prefix(self) -> String {
+        match (self.measure, self.with) {
+            (_, None) => String::new(),
+            (_, Some(Number::Pods(count))) => store::with_pods(count),
+            (Measure::ServicesVm, Some(Number::Services(count))) => {
+                format!("in a VM: {count:>5} Services: ")
+            }
+            (_, Some(Number::Services(count))) => format!("{count:>5} Services: "),
+        }
+    }
 }
 
 impl From<Measure> for Part {
     fn from(measure: Measure) -> Self {
         Self {
             measure,
-            pods: None,
+            with: None,
         }
     }
 }
@@ -108,8 +148,8 @@ impl From<Measure> for Part {
 impl fmt::Display for Part {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}", self.measure)?;
-        match self.pods {
-            Some(pods) => write!(out, " with {pods} pods"),
+        match self.with {
+            Some(number) => write!(out, " with {number}"),
             None => Ok(()),
         }
     }
@@ -127,7 +167,7 @@ fn parts(measure: Measure, pods_110: bool) -> Vec<Part> {
     };
     let part = |count: &usize| Part {
         measure,
-        pods: Some(*count),
+        with: Some(Number::Pods(*count)),
     };
     counts.iter().map(part).collect()
 }
@@ -142,6 +182,8 @@ pub struct Request {
     pub repeat: u32,
     /// `all` asks for them too ([`Request::has_110`]).
     pub pods_110: bool,
+    /// With how many Services; [`services::COUNTS`], but for a trial.
+    pub services: Vec<usize>,
     /// Forget samples of an earlier run.
     pub fresh: bool,
     pub out: Option<PathBuf>,
@@ -187,6 +229,7 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
         Some(path) => path.clone(),
         None => results()?.join("bench.json"),
     };
+    services::check(&request.services)?;
     let artefacts = prepare(request)?;
     let mut store = Store::open(&path, store::build_of(&artefacts, SIZE)?, request.fresh)?;
     let mut failures = Vec::new();
@@ -227,11 +270,11 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
                     }
                     Ok(())
                 };
-                match (first.measure, first.pods) {
+                match (first.measure, first.with) {
                     (Measure::Split, _) => {
                         record(first, session::split(dirs, &artefacts, software))
                     }
-                    (Measure::Metrics, Some(pods)) => {
+                    (Measure::Metrics, Some(Number::Pods(pods))) => {
                         record(first, session::scraped(dirs, &artefacts, software, pods))
                     }
                     (Measure::Ram, _) => record(first, ram::figures(dirs, &artefacts, software)),
@@ -255,12 +298,16 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
             take(measures);
         }
     }
-    if wanted.contains(&Measure::Services) {
-        failures.extend(all_services(dirs, &artefacts, request, &mut store));
-    }
+    failures.extend(all_services(dirs, &artefacts, request, &wanted, &mut store));
     print!("{}", table::table(store.samples(), &wanted));
     if let Some(words) = request.about_110(&wanted) {
         println!("\n{words}");
+    }
+    if request.services != services::COUNTS {
+        println!(
+            "\nA trial with {:?} Services, not the measure",
+            request.services
+        );
     }
     println!("\n{}", store.news());
     println!("Samples: {}", store.path.display());
@@ -275,16 +322,16 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
     Ok(())
 }
 
-/// Both proxies, as often as asked for, over Services that are made once. Returns what failed.
+/// Both proxies natively and both nodes' software in VMs, as often as asked for, over Services that are made once. Returns what failed.
 fn all_services(
     dirs: &Dirs,
     artefacts: &Artefacts,
     request: &Request,
+    wanted: &[Measure],
     store: &mut Store,
 ) -> Vec<String> {
-    let part = Part::from(Measure::Services);
-    let missing = |turn: &services::Turn| !store.has(part, turn.1, turn.0);
-    let turns: Vec<services::Turn> = order(request).into_iter().filter(missing).collect();
+    let mut turns = services::turns(wanted, &request.services, &order(request));
+    turns.retain(|turn| !store.has(turn.part, turn.software, turn.repetition));
     if turns.is_empty() {
         return Vec::new();
     }
@@ -292,14 +339,15 @@ fn all_services(
     let mut open = turns.clone();
     let mut failures = Vec::new();
     let mut failed = |turn: services::Turn, error: &anyhow::Error| {
-        let line = format!("{part} of {}, no. {}: {error:#}", turn.1.name(), turn.0);
+        let line = format!("{turn}: {error:#}");
         println!("failed: {line}");
         failures.push(line);
     };
     let mut record = |turn: services::Turn, clock: &store::Clock, figures: Result<Figures>| {
         open.retain(|left| *left != turn);
-        let sample =
-            figures.and_then(|figures| clock.sample(part.measure, turn.1, turn.0, figures));
+        let sample = figures.and_then(|figures| {
+            clock.sample(turn.part.measure, turn.software, turn.repetition, figures)
+        });
         match sample {
             Ok(sample) => store.add(sample),
             Err(error) => {
@@ -357,16 +405,27 @@ fn list(parts: &[Part]) -> String {
     names.join(", ")
 }
 
+/// What is measured, from what was asked for.
 fn wanted(measures: &[Measure]) -> Vec<Measure> {
-    let mut wanted: Vec<Measure> = if measures.contains(&Measure::All) {
-        let all = Measure::value_variants().iter().copied();
-        all.filter(|measure| *measure != Measure::All).collect()
-    } else {
-        measures.to_vec()
-    };
+    let mut wanted: Vec<Measure> = measures.iter().flat_map(|asked| meant(*asked)).collect();
     wanted.sort();
     wanted.dedup();
     wanted
+}
+
+/// The names of several measures, and of one by another name.
+fn meant(asked: Measure) -> Vec<Measure> {
+    match asked {
+        Measure::All => {
+            let all = Measure::value_variants().iter().copied();
+            all.filter(|measure| *measure != Measure::All)
+                .flat_map(meant)
+                .collect()
+        }
+        Measure::Services => vec![Measure::Services, Measure::ServicesVm],
+        Measure::ServicesNative => vec![Measure::Services],
+        one => vec![one],
+    }
 }
 
 /// Kedge first in odd repetitions, upstream first in even ones.
@@ -409,6 +468,7 @@ mod tests {
             only: None,
             repeat,
             pods_110: false,
+            services: services::COUNTS.to_vec(),
             fresh: false,
             out: None,
         }
@@ -432,11 +492,36 @@ mod tests {
     #[test]
     fn all_is_every_measure_but_itself() {
         let all = wanted(&[Measure::All]);
-        assert_eq!(all.len(), Measure::value_variants().len() - 1);
+        assert_eq!(all.len(), Measure::value_variants().len() - 2);
+        assert!(!all.contains(&Measure::All) && !all.contains(&Measure::ServicesNative));
         assert_eq!(
             wanted(&[Measure::Idle, Measure::Boot, Measure::Idle]),
             [Measure::Boot, Measure::Idle]
         );
+    }
+
+    #[test]
+    fn services_are_both_kinds_unless_one_is_asked_for() {
+        use Measure::{Services, ServicesNative, ServicesVm};
+        assert_eq!(wanted(&[Services]), [Services, ServicesVm]);
+        assert_eq!(wanted(&[ServicesVm]), [ServicesVm]);
+        assert_eq!(wanted(&[ServicesNative]), [Services]);
+        // The name is that of the samples' files and of the command line.
+        assert_eq!(ServicesVm.to_string(), "services-vm");
+        assert_eq!(serde_json::to_value(ServicesVm).unwrap(), "services-vm");
+    }
+
+    #[test]
+    fn figures_begin_with_what_their_part_has() {
+        let prefix = |measure, with| Part { measure, with }.prefix();
+        let services = Some(Number::Services(1_000));
+        assert_eq!(prefix(Measure::Services, services), " 1000 Services: ");
+        assert_eq!(
+            prefix(Measure::ServicesVm, services),
+            "in a VM:  1000 Services: "
+        );
+        assert_eq!(prefix(Measure::Idle, Some(Number::Pods(30))), " 30 pods: ");
+        assert_eq!(prefix(Measure::Boot, None), "");
     }
 
     #[test]

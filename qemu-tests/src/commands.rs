@@ -158,6 +158,9 @@ fn bench(args: BenchArgs) -> Result<()> {
         }),
         repeat: args.repeat,
         pods_110: args.pods_110,
+        services: args
+            .service_counts
+            .unwrap_or_else(|| bench::SERVICE_COUNTS.to_vec()),
         fresh: args.fresh,
         out: args.out,
     };

@@ -78,7 +78,7 @@ enum Command {
     Down,
     /// Measure what a node costs, beside upstream's where asked.
     #[command(
-        after_help = "Examples:\n  cargo rig bench boot memory\n  cargo rig bench all --against upstream --repeat 3\n  cargo rig bench sizes\n\nA run that was cut off goes on where it stopped; one that was whole measures nothing and says so (--fresh begins anew). A measure that failed is named at the end, and the exit code is not 0."
+        after_help = "Examples:\n  cargo rig bench boot memory\n  cargo rig bench all --against upstream --repeat 3\n  cargo rig bench services-vm --against upstream   (services: natively as well)\n  cargo rig bench sizes\n\nA run that was cut off goes on where it stopped; one that was whole measures nothing and says so (--fresh begins anew). A measure that failed is named at the end, and the exit code is not 0."
     )]
     Bench(BenchArgs),
     /// Run upstream's conformance tests against the nodes and print the table.
@@ -274,6 +274,15 @@ pub struct BenchArgs {
     /// In the first round, fill the node up to 110 pods as well (`all` does without being told).
     #[arg(long)]
     pods_110: bool,
+    /// A trial: so many Services instead of those of the measure; the samples go to a file of their own.
+    #[arg(
+        long,
+        hide = true,
+        value_delimiter = ',',
+        value_name = "N,N",
+        requires = "out"
+    )]
+    service_counts: Option<Vec<usize>>,
     /// Begin anew: do not go on with the samples of an interrupted run.
     #[arg(long)]
     fresh: bool,
@@ -306,6 +315,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_trial_with_few_services_has_a_file_of_its_own() {
+        let words = ["rig", "bench", "services", "--service-counts", "50,200"];
+        assert!(Cli::try_parse_from(words).is_err());
+        let parsed = Cli::try_parse_from([&words[..], &["--out", "/tmp/trial.json"]].concat());
+        let Ok(Command::Bench(args)) = parsed.map(|cli| cli.command) else {
+            panic!("not a bench command");
+        };
+        assert_eq!(args.service_counts, Some(vec![50, 200]));
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod run;
 mod serve;
 mod services;
 
+pub use serve::default_address;
 pub use services::{DECOY_PORT, REGISTRY_PORT};
 
 use std::fs::{self, File};

@@ -29,6 +29,8 @@ pub struct Process {
     pub pss_kib: u64,
     pub private_dirty_kib: u64,
     pub rss_kib: u64,
+    /// The most it ever was since the program was started (`VmHWM` of proc_pid_status(5)).
+    pub peak_rss_kib: u64,
     /// User and system time in clock ticks (100 per second on every kernel we boot).
     pub cpu_ticks: u64,
     /// The same of its children that have ended and were waited for, with theirs (`cutime`, `cstime` of proc(5)).
@@ -89,6 +91,7 @@ fn process(proc: &Path, pid: u32) -> Option<Process> {
         pss_kib: kib_of(&rollup, "Pss:"),
         private_dirty_kib: kib_of(&rollup, "Private_Dirty:"),
         rss_kib: kib_of(&rollup, "Rss:"),
+        peak_rss_kib: kib_of(&read(&directory.join("status")), "VmHWM:"),
         cpu_ticks: ticks(11) + ticks(12),
         child_ticks: ticks(13) + ticks(14),
         context_switches: context_switches(&directory),
@@ -189,11 +192,12 @@ impl Process {
         // Writing to a String does not fail.
         let _ = write!(
             out,
-            "{{\"pid\":{},\"name\":\"{name}\",\"pssKib\":{},\"privateDirtyKib\":{},\"rssKib\":{},\"cpuTicks\":{},\"childTicks\":{},\"contextSwitches\":{},\"threads\":{}}}",
+            "{{\"pid\":{},\"name\":\"{name}\",\"pssKib\":{},\"privateDirtyKib\":{},\"rssKib\":{},\"peakRssKib\":{},\"cpuTicks\":{},\"childTicks\":{},\"contextSwitches\":{},\"threads\":{}}}",
             self.pid,
             self.pss_kib,
             self.private_dirty_kib,
             self.rss_kib,
+            self.peak_rss_kib,
             self.cpu_ticks,
             self.child_ticks,
             self.context_switches,
@@ -225,6 +229,7 @@ mod tests {
             .find(|p| p.pid == std::process::id())
             .expect("ourselves");
         assert!(own.pss_kib > 0 && own.rss_kib >= own.pss_kib && own.threads >= 1);
+        assert!(own.peak_rss_kib > 0);
         assert!(sample.memory_total_kib >= sample.memory_available_kib);
     }
 
@@ -234,6 +239,8 @@ mod tests {
             processes: vec![Process {
                 pid: 3,
                 name: "a\"b\\".into(),
+                rss_kib: 7,
+                peak_rss_kib: 8,
                 cpu_ticks: 5,
                 child_ticks: 6,
                 ..Process::default()
@@ -241,11 +248,9 @@ mod tests {
             ..Sample::default()
         };
         assert!(sample.to_json().contains("\"name\":\"ab\""));
-        assert!(
-            sample
-                .to_json()
-                .contains("\"cpuTicks\":5,\"childTicks\":6,\"contextSwitches\":0")
-        );
+        assert!(sample.to_json().contains(
+            "\"rssKib\":7,\"peakRssKib\":8,\"cpuTicks\":5,\"childTicks\":6,\"contextSwitches\":0"
+        ));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 
-use super::lab::{Lab, Ready};
+use super::lab::Lab;
+use super::machine::Ready;
 use super::store::Figures;
 
 pub fn figures(lab: &Lab, first: Ready) -> Result<Figures> {

@@ -7,7 +7,7 @@
 use anyhow::{Result, anyhow};
 
 use super::store::Figures;
-use super::{Measure, Part, SIZE, boot, idle, lab, memory, metrics, network, pods, split};
+use super::{Measure, Number, Part, SIZE, boot, idle, lab, memory, metrics, network, pods, split};
 use crate::artefacts::Artefacts;
 use crate::dirs::Dirs;
 use crate::progress::Progress;
@@ -25,7 +25,7 @@ impl Plan {
 
     /// Whether anything is looked at with so many pods.
     fn needs(&self, count: usize) -> bool {
-        let there = |part: &Part| part.pods == Some(count);
+        let there = |part: &Part| part.with == Some(Number::Pods(count));
         self.parts.iter().any(there) || count == PODS && self.wants(Measure::Flash)
     }
 
@@ -33,7 +33,7 @@ impl Plan {
     fn window(&self, count: usize) -> Vec<Part> {
         let windows = self.parts.iter().copied();
         windows
-            .filter(|part| part.pods == Some(count))
+            .filter(|part| part.with == Some(Number::Pods(count)))
             .filter(|part| matches!(part.measure, Measure::Memory | Measure::Idle))
             .collect()
     }
@@ -130,7 +130,7 @@ mod tests {
     fn a_session_that_goes_on_takes_the_missing_windows_only() {
         let at = |measure, count| Part {
             measure,
-            pods: Some(count),
+            with: Some(Number::Pods(count)),
         };
         let plan = Plan {
             software: Software::Kedge,

@@ -221,7 +221,7 @@ impl Store {
 
     /// Older files have one sample for all windows of a measure: what counts are the figures.
     pub fn has(&self, part: Part, software: Software, repetition: u32) -> bool {
-        let start = part.pods.map(with_pods).unwrap_or_default();
+        let start = part.prefix();
         self.document.samples.iter().any(|sample| {
             (sample.measure, sample.software, sample.repetition)
                 == (part.measure, software, repetition)
@@ -251,7 +251,7 @@ impl Store {
 
     pub fn add(&mut self, sample: Sample) -> Result<()> {
         for (name, value) in &sample.figures {
-            println!("{:<9} {name:<58} {value:>10.2}", sample.software.name());
+            println!("{:<9} {name:<66} {value:>10.2}", sample.software.name());
         }
         self.document.samples.push(sample);
         if let Some(parent) = self.path.parent() {
@@ -269,6 +269,7 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Number;
     use super::*;
 
     fn build(image: &str) -> Build {
@@ -374,11 +375,37 @@ mod tests {
         let has = |pods| {
             let part = Part {
                 measure: Measure::Memory,
-                pods: Some(pods),
+                with: Some(Number::Pods(pods)),
             };
             store.has(part, Software::Kedge, 1)
         };
         assert!(has(0) && has(30) && !has(110) && !has(3));
+    }
+
+    #[test]
+    fn services_in_vms_are_not_those_measured_natively() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bench.json");
+        let mut store = Store::open(&path, build("a"), false).unwrap();
+        let part = |measure, count| Part {
+            measure,
+            with: Some(Number::Services(count)),
+        };
+        // As older files have it: one sample with both numbers.
+        let figures = [1_000, 10_000].map(|count| {
+            let name = format!("{}PSS, MiB", part(Measure::Services, count).prefix());
+            (name, 1.0)
+        });
+        let sample = Clock::start()
+            .unwrap()
+            .sample(Measure::Services, Software::Kedge, 1, figures.into())
+            .unwrap();
+        store.add(sample).unwrap();
+        for count in [1_000, 10_000] {
+            assert!(store.has(part(Measure::Services, count), Software::Kedge, 1));
+            assert!(!store.has(part(Measure::ServicesVm, count), Software::Kedge, 1));
+        }
+        assert!(!store.has(part(Measure::Services, 50), Software::Kedge, 1));
     }
 
     #[test]

@@ -123,7 +123,7 @@ pub fn table(samples: &[Sample], wanted: &[Measure]) -> String {
         if last != Some(*measure) {
             let _ = writeln!(
                 out,
-                "\n{measure}: {}\n{:<58} {:>30} {:>30}  kedge / upstream",
+                "\n{measure}: {}\n{:<66} {:>30} {:>30}  kedge / upstream",
                 origin(of(*measure)).unwrap_or_default(),
                 "",
                 "kedge: min median max (n)",
@@ -134,7 +134,7 @@ pub fn table(samples: &[Sample], wanted: &[Measure]) -> String {
         let (ours, theirs) = (Spread::of(ours), Spread::of(theirs));
         let _ = writeln!(
             out,
-            "{name:<58} {:>30} {:>30}  {}",
+            "{name:<66} {:>30} {:>30}  {}",
             shown(ours),
             shown(theirs),
             verdict(ours, theirs)

@@ -12,6 +12,8 @@ use crate::api::text_at;
 pub struct Usage {
     pub processes: usize,
     pub pss_kib: u64,
+    /// The sum of what each process has ever held at most (RSS): all of them need not have held it at once.
+    pub peak_kib: u64,
     pub cpu_seconds: f64,
     /// Of children that ended in the window and were waited for: `nft`, `mount` and the like. What is no child of the group any more when it ends
     /// (a shim's daemon, a process of a pod) is its new parent's.
@@ -73,6 +75,7 @@ pub fn by_group(before: &Value, after: &Value) -> BTreeMap<&'static str, Usage> 
         let usage = usage(before, after, name);
         together.processes += usage.processes;
         together.pss_kib += usage.pss_kib;
+        together.peak_kib += usage.peak_kib;
         together.cpu_seconds += usage.cpu_seconds;
         together.child_seconds += usage.child_seconds;
         together.switches += usage.switches;
@@ -82,6 +85,21 @@ pub fn by_group(before: &Value, after: &Value) -> BTreeMap<&'static str, Usage> 
     }
     groups.insert("together", together);
     groups
+}
+
+/// What each group has used since its processes were started, as far as they run still.
+pub fn since_start(sample: &Value) -> BTreeMap<&'static str, Usage> {
+    let mut unborn = sample.clone();
+    let all = unborn["processes"].as_array_mut().into_iter().flatten();
+    for process in all.filter_map(Value::as_object_mut) {
+        process.retain(|key, _| key == "pid" || key == "name");
+    }
+    by_group(&unborn, sample)
+}
+
+/// How many CPUs the whole machine kept busy between two samples.
+pub fn busy(before: &Value, after: &Value) -> f64 {
+    growth(before, after, "busyTicks") as f64 / 100.0 / seconds(before, after)
 }
 
 fn usage(before: &Value, after: &Value, name: &str) -> Usage {
@@ -94,6 +112,7 @@ fn usage(before: &Value, after: &Value, name: &str) -> Usage {
     {
         usage.processes += 1;
         usage.pss_kib += number(process, "pssKib");
+        usage.peak_kib += number(process, "peakRssKib");
         let was = old
             .iter()
             .find(|was| was["pid"] == process["pid"] && was["name"] == process["name"]);
@@ -118,7 +137,7 @@ mod tests {
             {"pid": 7, "name": "kedge", "pssKib": 900, "cpuTicks": 100, "childTicks": 7, "contextSwitches": 50},
         ]});
         let after = json!({"uptimeMs": 20_000, "processes": [
-            {"pid": 7, "name": "kedge", "pssKib": 1000, "cpuTicks": 150, "childTicks": 32, "contextSwitches": 250},
+            {"pid": 7, "name": "kedge", "pssKib": 1000, "peakRssKib": 2000, "cpuTicks": 150, "childTicks": 32, "contextSwitches": 250},
             {"pid": 9, "name": "kedge", "pssKib": 24, "cpuTicks": 9, "contextSwitches": 9},
             {"pid": 4, "name": "containerd", "pssKib": 6, "cpuTicks": 9, "contextSwitches": 9},
             {"pid": 8, "name": "sh", "pssKib": 5, "cpuTicks": 9, "contextSwitches": 9},
@@ -127,6 +146,7 @@ mod tests {
         let expected = Usage {
             processes: 2,
             pss_kib: 1024,
+            peak_kib: 2000,
             cpu_seconds: 0.5,
             child_seconds: 0.25,
             switches: 200,
@@ -135,6 +155,27 @@ mod tests {
         assert_eq!(groups["together"].pss_kib, 1030);
         assert!(!groups.contains_key("kubelet"));
         assert!((seconds(&before, &after) - 10.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn from_the_start_on_all_of_a_process_counts() {
+        let sample = json!({"processes": [
+            {"pid": 7, "name": "kube-proxy", "pssKib": 9, "cpuTicks": 150, "childTicks": 32, "contextSwitches": 250},
+            {"pid": 8, "name": "nft", "cpuTicks": 999},
+        ]});
+        let groups = since_start(&sample);
+        let usage = &groups["kube-proxy"];
+        assert_eq!((usage.cpu_seconds, usage.child_seconds), (1.5, 0.32));
+        assert_eq!(groups["together"].cpu_seconds, 1.5);
+    }
+
+    #[test]
+    fn a_machine_is_as_busy_as_its_cpus() {
+        let sample = |uptime: u64, busy: u64| json!({"uptimeMs": uptime, "busyTicks": busy});
+        let (before, after) = (sample(10_000, 100), sample(30_000, 4_100));
+        assert_eq!(busy(&before, &after), 2.0);
+        // A clock that stands still is no rest.
+        assert!(busy(&before, &before).is_nan());
     }
 
     #[test]
