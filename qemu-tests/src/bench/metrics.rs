@@ -2,7 +2,8 @@
 //!
 //! In: a lab with pods. Out: figures. One scraper asks for every page each 15 s, as Prometheus does ([`crate::scraper`]); twenty ask at the same
 //! moment. CPU is the node's whole software, so that housekeeping counts where it is done. Memory is looked at every few seconds by the probe: its peak
-//! while being scraped, less what it was at rest. A scrape that fails makes the measure fail; of twenty at once it is told how many pages came.
+//! while being scraped, less what it was at rest. A page that does not come within 15 s is lost, as for Prometheus: how many came is a figure, and where one
+//! scraper gets fewer than half the measure fails.
 
 use std::thread;
 use std::time::Duration;
@@ -53,21 +54,14 @@ pub fn figures(lab: &Lab, count: usize) -> Result<Figures> {
     let rest = window(lab, None)?;
     println!("nobody asks: done");
     let one = window(lab, Some(&plan))?;
-    if let Some(error) = one.outcome.errors.first() {
-        bail!(
-            "{} scrapes failed; the first: {error}",
-            one.outcome.errors.len()
-        );
-    }
+    let came = one.came(&plan)?;
     println!("one scraper: done");
     let crowded = Plan {
         scrapers: CROWD,
         ..plan
     };
     let crowd = window(lab, Some(&crowded))?;
-    if let Some(error) = crowd.outcome.errors.first() {
-        println!("{CROWD} scrapers: the first that failed: {error}");
-    }
+    let crowd_came = crowd.came(&crowded)?;
     pods::expect(lab, count)?;
     for (who, window) in [
         ("nobody", &rest),
@@ -95,10 +89,9 @@ pub fn figures(lab: &Lab, count: usize) -> Result<Figures> {
         "1 scraper: growth of the agent's memory, MiB".into(),
         one.peak_mib - rest.peak_mib,
     );
-    add(
-        "20 scrapers: pages that came of those due, %".into(),
-        100.0 * crowd.outcome.scrapes.len() as f64 / crowded.due() as f64,
-    );
+    let of_due = "pages that came of those due, %";
+    add(format!("1 scraper: {of_due}"), came);
+    add(format!("20 scrapers: {of_due}"), crowd_came);
     add(
         "20 scrapers: growth over one, MiB".into(),
         crowd.peak_mib - one.peak_mib,
@@ -121,6 +114,23 @@ struct Window {
     cpu: Vec<(&'static str, f64)>,
     peak_mib: f64,
     outcome: Outcome,
+}
+
+impl Window {
+    /// Percent of the pages.
+    fn came(&self, plan: &Plan) -> Result<f64> {
+        let percent = 100.0 * self.outcome.scrapes.len() as f64 / plan.due() as f64;
+        if let Some(error) = self.outcome.errors.first() {
+            println!(
+                "{} scrapers, {percent:.0} % came; the first that did not: {error}",
+                plan.scrapers
+            );
+            if percent < 50.0 && plan.scrapers == 1 {
+                bail!("{percent:.0} % of the pages came; the first that did not: {error}");
+            }
+        }
+        Ok(percent)
+    }
 }
 
 /// As long as the plan takes; without one, as long as one would.
