@@ -17,7 +17,12 @@ pub fn note(failure: &str) {
 
 /// What to print, or nothing.
 pub fn take() -> String {
-    let failures = std::mem::take(&mut *FAILURES.lock().unwrap_or_else(PoisonError::into_inner));
+    told(&std::mem::take(
+        &mut *FAILURES.lock().unwrap_or_else(PoisonError::into_inner),
+    ))
+}
+
+fn told(failures: &[String]) -> String {
     if failures.is_empty() {
         return String::new();
     }
@@ -35,14 +40,18 @@ fn shortened(text: &str) -> String {
 mod tests {
     use super::*;
 
+    /// Of the text: other tests of this process note failures of their own.
     #[test]
-    fn failures_are_told_once_and_not_at_any_length() {
-        assert_eq!(take(), "");
-        note("FAIL  one: because\n");
-        note(&"ä".repeat(2000));
-        let text = take();
+    fn failures_are_told_one_by_one_and_not_at_any_length() {
+        assert_eq!(told(&[]), "");
+        let failures = [
+            "FAIL  one: because".to_owned(),
+            shortened(&"ä".repeat(2000)),
+        ];
+        let text = told(&failures);
         assert!(text.starts_with("\nWhat failed:\nFAIL  one: because\nää"));
         assert!(text.ends_with("ä […]\n"));
-        assert_eq!(take(), "");
+        note("noted");
+        assert!(take().contains("\nnoted\n"));
     }
 }

@@ -98,6 +98,11 @@ impl Lab {
         self.ready("")
     }
 
+    /// For a machine that may never be: what its clock says is of no interest.
+    pub fn ready_within(&self, deadline: Duration) -> Result<()> {
+        self.machine().until_ready("", deadline).map(drop)
+    }
+
     /// Off by the power button, and on again.
     pub fn boot_again(&self) -> Result<Ready> {
         let before = text_at(&self.cluster.node(NODE)?, "/status/nodeInfo/bootID").to_owned();

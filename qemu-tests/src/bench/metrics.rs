@@ -54,14 +54,14 @@ pub fn figures(lab: &Lab, count: usize) -> Result<Figures> {
     let rest = window(lab, None)?;
     println!("nobody asks: done");
     let one = window(lab, Some(&plan))?;
-    let came = one.came(&plan)?;
+    let came = self::came(&plan, &one.outcome)?;
     println!("one scraper: done");
     let crowded = Plan {
         scrapers: CROWD,
         ..plan
     };
     let crowd = window(lab, Some(&crowded))?;
-    let crowd_came = crowd.came(&crowded)?;
+    let crowd_came = self::came(&crowded, &crowd.outcome)?;
     pods::expect(lab, count)?;
     for (who, window) in [
         ("nobody", &rest),
@@ -116,21 +116,23 @@ struct Window {
     outcome: Outcome,
 }
 
-impl Window {
-    /// Percent of the pages.
-    fn came(&self, plan: &Plan) -> Result<f64> {
-        let percent = 100.0 * self.outcome.scrapes.len() as f64 / plan.due() as f64;
-        if let Some(error) = self.outcome.errors.first() {
-            println!(
-                "{} scrapers, {percent:.0} % came; the first that did not: {error}",
-                plan.scrapers
-            );
-            if percent < 50.0 && plan.scrapers == 1 {
-                bail!("{percent:.0} % of the pages came; the first that did not: {error}");
-            }
-        }
-        Ok(percent)
+/// Percent of the pages that were due; too few for a figure are an error.
+fn came(plan: &Plan, outcome: &Outcome) -> Result<f64> {
+    let percent = 100.0 * outcome.scrapes.len() as f64 / plan.due() as f64;
+    let first = outcome
+        .errors
+        .first()
+        .map_or("no time left", String::as_str);
+    if percent < 100.0 {
+        println!(
+            "{} scrapers: {percent:.0} % of the pages came; the first that did not: {first}",
+            plan.scrapers
+        );
     }
+    if percent < 50.0 && plan.scrapers == 1 {
+        bail!("{percent:.0} % of the pages came; the first that did not: {first}");
+    }
+    Ok(percent)
 }
 
 /// As long as the plan takes; without one, as long as one would.
@@ -201,6 +203,34 @@ fn scrape(lab: &Lab, plan: &Plan, length: Duration) -> Result<Outcome> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_page_that_did_not_come_counts_whatever_the_reason() {
+        let plan = |scrapers| Plan {
+            address: std::net::IpAddr::from([127, 0, 0, 1]),
+            port: 1,
+            pki: "/".into(),
+            token: String::new(),
+            paths: vec!["/a".into(), "/b".into()],
+            scrapers,
+            interval_ms: 1,
+            rounds: 2,
+        };
+        let outcome = |pages: usize| Outcome {
+            scrapes: vec![
+                crate::scraper::Scrape {
+                    path: "/a".into(),
+                    seconds: 1.0,
+                    bytes: 1,
+                };
+                pages
+            ],
+            errors: Vec::new(),
+        };
+        assert_eq!(came(&plan(1), &outcome(3)).unwrap(), 75.0);
+        assert!(came(&plan(1), &outcome(1)).is_err());
+        assert_eq!(came(&plan(20), &outcome(20)).unwrap(), 25.0);
+    }
 
     #[test]
     fn the_agent_is_found_by_either_name() {

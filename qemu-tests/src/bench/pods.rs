@@ -117,13 +117,24 @@ pub fn together(lab: &Lab, watch: &PodWatch, count: usize) -> Result<Vec<f64>> {
 
 /// From `from` pods to `to`, ten at a time.
 pub fn waves(lab: &Lab, watch: &PodWatch, from: usize, to: usize) -> Result<()> {
+    waves_within(lab, watch, from, to, MANY_DEADLINE)
+}
+
+/// The same with a deadline for each pod.
+pub fn waves_within(
+    lab: &Lab,
+    watch: &PodWatch,
+    from: usize,
+    to: usize,
+    deadline: Duration,
+) -> Result<()> {
     for start in (from..to).step_by(WAVE) {
         let wave: Vec<String> = (start..to.min(start + WAVE)).map(pod_name).collect();
         for name in &wave {
             create(lab, name, &["sleep", "1000000"])?;
         }
         for name in &wave {
-            watch.when(name, "Running", MANY_DEADLINE)?;
+            watch.when(name, "Running", deadline)?;
         }
     }
     Ok(())

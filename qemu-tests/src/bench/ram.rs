@@ -3,6 +3,8 @@
 //! In: a software. Out: MiB. A search by halves whose every look is a fresh machine: boot, ten pods, one minute in which the node stays Ready and
 //! every pod Running without a restart. The result is looked at once more, for ten minutes; if it does not last, the next size is.
 //!
+//! A machine that takes minutes to become Ready, or to run a pod, has too little.
+//!
 //! From the machine's launch on whatever goes wrong is an answer, "no"; since one look of ours may go wrong too, a "no" is one when it was given twice.
 //! What fails before the launch (a control plane, QEMU) is an error.
 
@@ -24,6 +26,9 @@ const PODS: usize = 10;
 const STEP: u32 = 16;
 const LOW: u32 = 96;
 const HIGH: u32 = 736;
+/// Six times what a machine with memory enough takes: one that pages its programs in and out all the time is no node.
+const READY: Duration = Duration::from_secs(120);
+const RUNNING: Duration = Duration::from_secs(240);
 const HOLD: Duration = Duration::from_secs(60);
 const LONG_HOLD: Duration = Duration::from_secs(600);
 
@@ -101,9 +106,9 @@ fn keeps(
 }
 
 fn holds(lab: &Lab, hold: Duration) -> Result<()> {
-    lab.first_ready()?;
+    lab.ready_within(READY)?;
     let watch = pods::watch(lab)?;
-    pods::waves(lab, &watch, 0, PODS)?;
+    pods::waves_within(lab, &watch, 0, PODS, RUNNING)?;
     let boot = text_at(&lab.cluster.node(NODE)?, "/status/nodeInfo/bootID").to_owned();
     wait::throughout("node Ready and pods Running", hold, || {
         wait::seen(still_well(lab, &boot))

@@ -3,7 +3,7 @@
 //! In: the text of `qemu-tests/metrics/differences.tsv` and the differences of a comparison. Out: those that no line allows, and lines that
 //! allowed nothing, which are errors too: a list that only grows says nothing any more.
 //! A line is `FAMILY<tab>KINDS<tab>REASON`. FAMILY may end in `*`; KINDS are those of [`Kind`], joined by commas, each with `?` after it where
-//! chance decides whether there is a difference: a line of such kinds alone may excuse nothing. `#` begins a comment.
+//! chance decides whether there is a difference: such a kind may excuse nothing, every other one must. `#` begins a comment.
 //! No line may name a family that dashboards use ([`DASHBOARDS`]), nor excuse more than values in one that tools read ([`TOOLS`]).
 
 use anyhow::{Context, Result, bail};
@@ -179,8 +179,14 @@ pub fn judge<'a>(differences: &'a [Difference], lines: &'a [Line]) -> Verdict<'a
         }
     }
     let idle = |line: &&Line| {
-        let by_chance = line.kinds.iter().all(|one| one.by_chance);
-        !by_chance && !differences.iter().any(|difference| line.allows(difference))
+        let seen = |kind: Kind| {
+            let of_kind =
+                |difference: &Difference| difference.kind == kind && line.names(&difference.family);
+            differences.iter().any(of_kind)
+        };
+        line.kinds
+            .iter()
+            .any(|one| !one.by_chance && !seen(one.kind))
     };
     verdict.unused = lines.iter().filter(idle).collect();
     verdict
@@ -257,5 +263,9 @@ mod tests {
         let differences = [difference("x", Kind::Values)];
         assert!(judge(&differences, &lines[..1]).good());
         assert_eq!(judge(&differences, &lines[..1]).listed.len(), 1);
+        let by_chance_alone = [difference("y", Kind::Values)];
+        assert_eq!(judge(&by_chance_alone, &lines[1..]).unused, [&lines[1]]);
+        let both = [difference("y", Kind::Values), difference("y", Kind::Series)];
+        assert!(judge(&both, &lines[1..]).good());
     }
 }
