@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::progress::Progress;
 use crate::qemu::Accel;
-use crate::{accel, debian, deps, oci, tied, upstream};
+use crate::{accel, cache, debian, deps, oci, tied, upstream};
 
 pub const TARGET: &str = "x86_64-unknown-linux-musl";
 /// Node images kept in the cache besides the newest.
@@ -243,7 +243,7 @@ fn image(
         measure: false,
     })
     .context("build the node image")?;
-    fs::rename(&fresh, &directory).with_context(|| format!("rename to {}", directory.display()))?;
+    cache::settle(&fresh, &directory)?;
     forget_old(&images, &directory)?;
     step.done();
     Ok(directory)

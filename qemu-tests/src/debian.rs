@@ -11,6 +11,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::cache;
+
 /// Kernel 6.12: the first with erofs decompressors and file-backed mounts built in, and kept by Debian until 2030.
 const SUITE: &str = "trixie";
 const KERNEL_META: &str = "linux-image-cloud-amd64";
@@ -132,8 +134,7 @@ pub fn source(cache: &Path, name: &str) -> Result<PathBuf> {
         apt.archives = fresh.clone();
         apt.run("apt-get", &["update", "-q"])?;
         apt.run("apt-get", &["source", "-q", "--download-only", name])?;
-        fs::rename(&fresh, &directory)
-            .with_context(|| format!("rename to {}", directory.display()))?;
+        cache::settle(&fresh, &directory)?;
     }
     for entry in
         fs::read_dir(&directory).with_context(|| format!("list {}", directory.display()))?
@@ -182,8 +183,7 @@ pub fn closure(cache: &Path, names: &[&str]) -> Result<Vec<PathBuf>> {
             apt.run("apt-get", &["update", "-q"])?;
             apt.run("apt-get", &arguments)?;
         }
-        fs::rename(&fresh, &directory)
-            .with_context(|| format!("rename to {}", directory.display()))?;
+        cache::settle(&fresh, &directory)?;
     }
     let mut packages = Vec::new();
     for entry in
@@ -379,7 +379,7 @@ fn unpack(root: &Path, package: &Path) -> Result<PathBuf> {
     let fresh = root.join(format!("unpacked/.new.{}", std::process::id()));
     fs::create_dir_all(&fresh).with_context(|| format!("create {}", fresh.display()))?;
     run(Command::new("dpkg-deb").arg("-x").arg(package).arg(&fresh))?;
-    fs::rename(&fresh, &target).with_context(|| format!("rename to {}", target.display()))?;
+    cache::settle(&fresh, &target)?;
     Ok(target)
 }
 

@@ -12,6 +12,7 @@ pub mod approver;
 pub mod artefacts;
 pub mod baked;
 pub mod bench;
+pub mod cache;
 pub mod cluster;
 pub mod conformance;
 pub mod consumers;

@@ -14,6 +14,8 @@ use sha2::{Digest, Sha256};
 
 use crate::upstream;
 
+use crate::cache;
+
 pub const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.66.1";
 pub const BUSYBOX: &str = "registry.k8s.io/e2e-test-images/busybox:1.37.0-2";
 
@@ -49,7 +51,7 @@ pub fn ensure(cache: &Path, programs: &Programs) -> Result<PathBuf> {
     if layout.exists() {
         fs::remove_dir_all(&layout).with_context(|| format!("delete {}", layout.display()))?;
     }
-    fs::rename(&fresh, &layout).with_context(|| format!("rename to {}", layout.display()))?;
+    cache::settle(&fresh, &layout)?;
     Ok(layout)
 }
 
@@ -67,10 +69,7 @@ pub fn sandbox(cache: &Path, pause: &Path) -> Result<PathBuf> {
     let fresh = cache.join(format!("images/.sandbox.{}", std::process::id()));
     write_layout(&fresh, &[image])
         .with_context(|| format!("write image layout {}", fresh.display()))?;
-    if fs::rename(&fresh, &layout).is_err() {
-        // Another rig was faster, with the same content.
-        fs::remove_dir_all(&fresh).with_context(|| format!("delete {}", fresh.display()))?;
-    }
+    cache::settle(&fresh, &layout)?;
     Ok(layout)
 }
 

@@ -18,6 +18,7 @@ use kedge_image::tree::Tree;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use crate::cache;
 use crate::upstream;
 pub use pack::Recipe;
 
@@ -152,7 +153,7 @@ pub fn ensure(
     if layout.exists() {
         fs::remove_dir_all(&layout).with_context(|| format!("delete {}", layout.display()))?;
     }
-    fs::rename(&fresh, &layout).with_context(|| format!("rename to {}", layout.display()))?;
+    cache::settle(&fresh, &layout)?;
     Ok(layout)
 }
 
