@@ -27,7 +27,7 @@ use decide::{correction, floor, started_at_floor};
 /// How good the clock is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClockState {
-    /// A server was believed since the start.
+    /// A server was believed, and the clock corrected by it, since the start.
     pub synchronised: bool,
     /// The last measured offset, before it was corrected.
     pub offset: Nanos,
@@ -37,6 +37,8 @@ pub struct ClockState {
     pub source: Option<String>,
     /// What is wrong, in a sentence for the operator.
     pub fault: Option<String>,
+    /// Why what was measured last changed nothing, as it was at the first of such measurements in a row.
+    pub doubt: Option<String>,
 }
 
 /// What the task needs.
@@ -173,8 +175,11 @@ impl Keeper {
             match client.poll(kedge_sys::time::now().mono) {
                 Some(found) => {
                     unanswered = 0;
-                    if self.follow(&found, &servers[found.server].0).await {
-                        client.adjusted(found.offset);
+                    let now = kedge_sys::time::now().mono;
+                    match self.follow(&found, &servers[found.server].0).await {
+                        Some(Correction::Step(_)) => client.stepped(found.offset, now),
+                        Some(Correction::Slew(_)) => client.slewed(found.offset, now),
+                        Some(Correction::Keep) | None => {}
                     }
                 }
                 None if round_was_open && !client.in_round() => {
@@ -193,19 +198,25 @@ impl Keeper {
         }
     }
 
-    /// Corrects the clock, or leaves it when it may be right; true when it was corrected.
-    async fn follow(&self, found: &Measurement, server: &str) -> bool {
+    /// Corrects the clock, or leaves it when it may be right. Answers what was done.
+    async fn follow(&self, found: &Measurement, server: &str) -> Option<Correction> {
         let now = kedge_sys::time::now();
-        let step = correction(found.offset, found.error, now.wall, self.floor);
-        let result = match &step {
-            Ok(correction) => (self.options.apply)(*correction).map_err(|e| e.to_string()),
-            Err(refusal) => Err(format!("time server {server}: {refusal}")),
+        let step = match correction(found, now.wall, self.floor) {
+            Ok(Correction::Keep) => {
+                self.doubt(found, server);
+                return Some(Correction::Keep);
+            }
+            Ok(step) => step,
+            Err(refusal) => {
+                self.fault(format!("time server {server}: {refusal}"));
+                return None;
+            }
         };
-        if let Err(fault) = result {
-            self.fault(fault);
-            return false;
+        if let Err(error) = (self.options.apply)(step) {
+            self.fault(error.to_string());
+            return None;
         }
-        let stepped = matches!(step, Ok(Correction::Step(_)));
+        let stepped = matches!(step, Correction::Step(_));
         if stepped {
             tracing::info!(
                 server,
@@ -225,11 +236,30 @@ impl Keeper {
             last: Some(kedge_sys::time::now().wall),
             source: Some(server.to_owned()),
             fault: None,
+            doubt: None,
         });
         if stepped {
             self.save().await;
         }
-        step != Ok(Correction::Keep)
+        Some(step)
+    }
+
+    /// The clock stays as it is, and what was known of it before too: a measurement that may be nothing but a stall synchronises nothing.
+    fn doubt(&self, found: &Measurement, server: &str) {
+        let words = format!(
+            "not corrected: offset {} ms, may be wrong by {} ms",
+            found.offset / 1_000_000,
+            found.error.as_millis()
+        );
+        self.publish.send_modify(|state| {
+            if state.doubt.is_none() {
+                tracing::info!(server, "clock {words}");
+                state.doubt = Some(words);
+            }
+            state.offset = found.offset;
+            state.last = Some(kedge_sys::time::now().wall);
+            state.fault = None;
+        });
     }
 
     fn fault(&self, fault: String) {
@@ -339,7 +369,8 @@ fn set_clock(correction: Correction) -> kedge_sys::Result<()> {
     match correction {
         Correction::Step(wall) => clock::step(wall)?,
         Correction::Slew(micros) => clock::slew(micros)?,
-        Correction::Keep => {}
+        // As it is, and no better known than before.
+        Correction::Keep => return Ok(()),
     }
     clock::mark_synchronised()
 }

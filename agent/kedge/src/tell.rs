@@ -67,15 +67,19 @@ pub async fn registration(state: watch::Receiver<Registration>, console: Console
 
 /// The clock's faults, and the first synchronisation.
 pub async fn clock(state: watch::Receiver<ClockState>, console: Console) {
-    follow(state, console, |s| match (&s.fault, s.synchronised) {
+    follow(state, console, clock_words).await;
+}
+
+/// Until the clock was set once, what keeps it from being set matters; afterwards it is good enough for now.
+fn clock_words(s: &ClockState) -> Option<String> {
+    match (&s.fault, s.synchronised) {
         (Some(fault), _) => Some(format!("clock: {fault}")),
         (None, true) => Some(format!(
             "clock: set by {}",
             s.source.as_deref().unwrap_or("a time server")
         )),
-        (None, false) => None,
-    })
-    .await;
+        (None, false) => s.doubt.as_ref().map(|doubt| format!("clock: {doubt}")),
+    }
 }
 
 /// Faults of links, addresses and routes.
@@ -146,5 +150,28 @@ fn trouble(status: &FeedStatus) -> Option<String> {
             Some("the API server does not know this kind; treated as if there were none".to_owned())
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_not_corrected_is_not_called_set() {
+        let mut state = ClockState {
+            doubt: Some("not corrected: offset -900 ms, may be wrong by 910 ms".to_owned()),
+            ..ClockState::default()
+        };
+        let words = clock_words(&state);
+        assert_eq!(
+            words.as_deref(),
+            Some("clock: not corrected: offset -900 ms, may be wrong by 910 ms")
+        );
+        state.synchronised = true;
+        assert_eq!(
+            clock_words(&state).as_deref(),
+            Some("clock: set by a time server")
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kedge_wire::sntp::Nanos;
+use kedge_wire::sntp::{Measurement, Nanos};
 
 /// A change of the clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,15 +11,12 @@ pub enum Correction {
     Step(Duration),
     /// Let it run faster or slower until this many microseconds are made up.
     Slew(i64),
-    /// It may be right: the offset is less than what the measurement may be wrong by.
+    /// It may be right: the offset is less than what a measurement that nothing bears out yet may be wrong by.
     Keep,
 }
 
 /// Beyond this a jump is better than hours of slewing (500 ppm make up 0.5 s in 17 minutes).
 const STEP: Nanos = 500_000_000;
-
-/// Slewing by a measurement that may be wrong by this is undone by the next one before it does harm.
-const SLEWED: Duration = Duration::from_millis(100);
 
 /// Why a server is not followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,17 +29,17 @@ pub enum Refusal {
     Impossible(Nanos),
 }
 
-/// Corrects `wall` by `offset`, never below `floor`. `error`: how wrong the offset may be, half a round trip and more.
+/// Corrects `wall` by what was found, never below `floor`.
 ///
 /// A clock that is stepped to and fro by what a stalled machine measured makes leases, logs and certificates wrong: what cannot be told
-/// from nothing changes nothing.
+/// from nothing changes nothing, unless the measurement is settled (`wire::sntp` says what that is).
 pub fn correction(
-    offset: Nanos,
-    error: Duration,
+    found: &Measurement,
     wall: Duration,
     floor: Duration,
 ) -> Result<Correction, Refusal> {
-    if error > SLEWED && u128::from(offset.unsigned_abs()) <= error.as_nanos() {
+    let offset = found.offset;
+    if !found.settled && u128::from(offset.unsigned_abs()) <= found.error.as_nanos() {
         return Ok(Correction::Keep);
     }
     if offset.unsigned_abs() <= STEP.unsigned_abs() {
@@ -80,21 +77,29 @@ mod tests {
     use super::*;
 
     const NOW: Duration = Duration::from_secs(1_790_000_000);
-    const SURE: Duration = Duration::from_millis(5);
+
+    fn settled(offset: Nanos) -> Measurement {
+        Measurement {
+            offset,
+            error: Duration::from_millis(5),
+            settled: true,
+            server: 0,
+            stratum: 2,
+        }
+    }
 
     #[test]
     fn small_offsets_are_slewed_and_large_ones_stepped() {
         assert_eq!(
-            correction(400_000_000, SURE, NOW, Duration::ZERO),
+            correction(&settled(400_000_000), NOW, Duration::ZERO),
             Ok(Correction::Slew(400_000))
         );
         assert_eq!(
-            correction(-2_000_000_000, SURE, NOW, Duration::ZERO),
+            correction(&settled(-2_000_000_000), NOW, Duration::ZERO),
             Ok(Correction::Step(NOW - Duration::from_secs(2)))
         );
         let from_1970 = correction(
-            NOW.as_nanos() as Nanos,
-            SURE,
+            &settled(NOW.as_nanos() as Nanos),
             Duration::ZERO,
             Duration::ZERO,
         );
@@ -105,21 +110,27 @@ mod tests {
     #[test]
     fn an_offset_within_its_own_error_moves_nothing() {
         let error = Duration::from_millis(1800);
-        let kept = |offset| correction(offset, error, NOW, Duration::ZERO) == Ok(Correction::Keep);
+        let found = |offset, settled| Measurement {
+            error,
+            settled,
+            ..self::settled(offset)
+        };
+        let kept =
+            |offset| correction(&found(offset, false), NOW, Duration::ZERO) == Ok(Correction::Keep);
         assert!(kept(1_691_000_000) && kept(-1_767_000_000) && kept(200_000_000));
         assert!(!kept(-1_900_000_000) && !kept(Nanos::MIN));
-        let little = correction(3_000_000, SURE, NOW, Duration::ZERO);
+        let little = correction(&found(3_000_000, true), NOW, Duration::ZERO);
         assert_eq!(little, Ok(Correction::Slew(3000)));
     }
 
     #[test]
     fn a_server_that_lives_before_the_image_was_built_is_not_followed() {
-        let error = correction(-10_000_000_000_000, SURE, NOW, NOW).unwrap_err();
+        let error = correction(&settled(-10_000_000_000_000), NOW, NOW).unwrap_err();
         assert_eq!(
             error.to_string(),
             "its time 1789990000 (seconds since 1970) is before this node's floor 1790000000: it is wrong"
         );
-        assert!(correction(Nanos::MIN, SURE, Duration::ZERO, Duration::ZERO).is_err());
+        assert!(correction(&settled(Nanos::MIN), Duration::ZERO, Duration::ZERO).is_err());
     }
 
     #[test]

@@ -8,6 +8,11 @@ use super::*;
 
 /// A server that is `ahead` of this machine; gives its port.
 async fn server(ahead: Duration, stratum: u8) -> String {
+    dawdling(ahead, stratum, Duration::ZERO).await
+}
+
+/// The same at the end of a path whose way back takes so long.
+async fn dawdling(ahead: Duration, stratum: u8, back: Duration) -> String {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let name = socket.local_addr().unwrap().to_string();
     tokio::spawn(async move {
@@ -25,6 +30,7 @@ async fn server(ahead: Duration, stratum: u8) -> String {
                 receive: time,
                 transmit: time,
             };
+            tokio::time::sleep(back).await;
             socket.send_to(&reply.emit(), from).await.unwrap();
         }
     });
@@ -78,6 +84,23 @@ async fn a_clock_that_is_an_hour_slow_is_stepped_and_the_time_saved() {
     assert!((STEPPED_TO.load(Ordering::SeqCst) - wanted).abs() <= 2);
     assert_eq!(tasks.drain(Duration::from_secs(5)).await, 0);
     assert!(read_seconds(&dir.path().join("clock")).is_some());
+}
+
+/// The first measurement of a busy boot used to be called a synchronised clock.
+#[tokio::test]
+async fn what_may_be_a_stall_is_said_and_synchronises_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let slow = dawdling(Duration::ZERO, 2, Duration::from_millis(300)).await;
+    let mut tasks = Tasks::new("test");
+    let (_network, seen) = watch::channel(NodeNetwork::default());
+    let apply = |correction| panic!("{correction:?}");
+    let mut state = spawn(&mut tasks, options(dir.path(), vec![slow], apply), seen);
+    let found = until(&mut state, |s| s.last.is_some()).await;
+    assert!(!found.synchronised && found.source.is_none() && found.fault.is_none());
+    let words = found.doubt.unwrap();
+    assert!(words.starts_with("not corrected: offset -"), "{words}");
+    assert_eq!(tasks.drain(Duration::from_secs(5)).await, 0);
+    assert_eq!(read_seconds(&dir.path().join("clock")), None);
 }
 
 /// The stop may come while a step's time is being saved.

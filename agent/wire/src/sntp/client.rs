@@ -2,7 +2,14 @@
 //!
 //! One round: a query to each server that is not resting, answers for [`ROUND`] at most, then a [`Measurement`] if any server was
 //! usable. Rounds come every few seconds until the first success, then every 64 s, slowing to 1024 s while the clock stays close.
-//! A measurement that may be wrong by more than [`GOOD`] (the first one of a busy boot) is followed by the next within seconds too.
+//!
+//! A slow answer may have waited anywhere: on a busy machine that is booting, or on a satellite link. The two look alike at first, and only the
+//! first is no reason to touch the clock. A measurement is *settled* when half its round trip (its age counts too) is [`GOOD`] at most, or when
+//! [`AGREE`] of its server's samples say the same within [`GOOD`]: stalls differ from one another, a long path does not. Until it is
+//! settled the next one follows within seconds. How far the server says that it is from its own reference plays no part in this: it makes
+//! the choice among servers, and the best there is is followed.
+//!
+//! The kernel slews for minutes: samples are kept as if the slew under way had ended, so that those taken meanwhile can be compared.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -27,8 +34,12 @@ const REST: Duration = Duration::from_secs(3600);
 const MAX_ROOT_DISTANCE: Duration = Duration::from_millis(1500);
 /// One part in this many: 50 ppm, what cheap crystals do.
 const DRIFT: u32 = 20_000;
-/// A measurement that may be wrong by more is no success yet: a stall of the machine looks like a slow network.
+/// What waited longer on one way is not believed alone: a stall of the machine looks like a slow network.
 const GOOD: Duration = Duration::from_millis(100);
+/// So many like samples of one server are believed however long they took.
+const AGREE: usize = 4;
+/// The kernel slews 500 ppm: one part in this many.
+const SLEW: u32 = 2000;
 /// Offsets below this lengthen the poll interval.
 const CLOSE: Nanos = 10_000_000;
 
@@ -48,6 +59,8 @@ pub struct Measurement {
     pub offset: Nanos,
     /// Half the round trip and the server's own distance: how wrong the offset may be.
     pub error: Duration,
+    /// Quick, or borne out by others: see the module.
+    pub settled: bool,
     /// Index of the server believed.
     pub server: usize,
     /// Its stratum.
@@ -57,7 +70,10 @@ pub struct Measurement {
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     offset: Nanos,
-    distance: Duration,
+    /// Half the round trip, and what the clock may have drifted since.
+    trip: Duration,
+    /// The server's distance from its reference.
+    root: Duration,
     stratum: u8,
     at: Duration,
 }
@@ -66,9 +82,13 @@ impl Sample {
     /// A clock drifts: an old sample with a short delay is worth less than a fresh one with a longer delay.
     fn aged(self, now: Duration) -> Self {
         Self {
-            distance: self.distance + now.saturating_sub(self.at) / DRIFT,
+            trip: self.trip + now.saturating_sub(self.at) / DRIFT,
             ..self
         }
+    }
+
+    fn distance(&self) -> Duration {
+        self.trip + self.root
     }
 }
 
@@ -77,6 +97,18 @@ struct Server {
     pending: Option<(Timestamp, Reading)>,
     samples: VecDeque<Sample>,
     rest_until: Option<Duration>,
+}
+
+impl Server {
+    fn best(&self, now: Duration) -> Option<Sample> {
+        let aged = self.samples.iter().map(|s| s.aged(now));
+        aged.min_by_key(Sample::distance)
+    }
+
+    fn bears_out(&self, best: &Sample) -> bool {
+        let like = |s: &&Sample| within(s.offset.abs_diff(best.offset), GOOD);
+        best.trip <= GOOD || self.samples.iter().filter(like).count() >= AGREE
+    }
 }
 
 /// The client.
@@ -89,6 +121,8 @@ pub struct Client {
     round_ends: Option<Duration>,
     retry: Duration,
     poll: Option<Duration>,
+    /// What the kernel is slewing by, and since when.
+    slew: Option<(Nanos, Duration)>,
 }
 
 impl Client {
@@ -101,6 +135,7 @@ impl Client {
             round_ends: None,
             retry: FIRST_RETRY,
             poll: None,
+            slew: None,
         }
     }
 
@@ -155,7 +190,9 @@ impl Client {
             server.samples.clear();
             return;
         }
-        if let Some(sample) = sample(&packet, sent, now) {
+        let coming = remaining(self.slew, now.mono);
+        if let Some(mut sample) = sample(&packet, sent, now) {
+            sample.offset = sample.offset.saturating_sub(coming);
             server.samples.push_front(sample);
             server.samples.truncate(FILTER);
         }
@@ -177,15 +214,27 @@ impl Client {
         best
     }
 
-    /// The clock was corrected by `offset`: samples taken before are kept as if they had been taken from the corrected clock.
-    pub fn adjusted(&mut self, offset: Nanos) {
+    /// The clock was set by `offset`, which ends a slew: samples taken before are kept as if they had been taken from the corrected clock.
+    pub fn stepped(&mut self, offset: Nanos, now: Duration) {
+        self.corrected(offset, now);
+        self.slew = None;
+    }
+
+    /// The kernel begins to slew by `offset`, in place of what it was slewing by.
+    pub fn slewed(&mut self, offset: Nanos, now: Duration) {
+        self.corrected(offset, now);
+        self.slew = Some((offset, now));
+    }
+
+    fn corrected(&mut self, offset: Nanos, now: Duration) {
+        let offset = offset.saturating_sub(remaining(self.slew, now));
         for sample in self.servers.iter_mut().flat_map(|s| &mut s.samples) {
             sample.offset = sample.offset.saturating_sub(offset);
         }
     }
 
     fn pause(&mut self, best: Option<&Measurement>) -> Duration {
-        let Some(best) = best.filter(|best| best.error <= GOOD) else {
+        let Some(best) = best.filter(|best| best.settled) else {
             let wait = self.poll.unwrap_or(self.retry).min(MIN_POLL);
             self.retry = (self.retry * 2).min(MIN_POLL);
             return wait;
@@ -201,36 +250,43 @@ impl Client {
 
     /// The best sample of each server; of those the servers that agree with most others; of those the nearest.
     fn choose(&self, now: Duration) -> Option<Measurement> {
-        let best: Vec<(usize, Sample)> = self
-            .servers
-            .iter()
-            .enumerate()
-            .filter_map(|(i, s)| {
-                Some((
-                    i,
-                    s.samples
-                        .iter()
-                        .map(|s| s.aged(now))
-                        .min_by_key(|s| s.distance)?,
-                ))
-            })
+        let servers = self.servers.iter().enumerate();
+        let best: Vec<(usize, Sample)> = servers
+            .filter_map(|(i, s)| Some((i, s.best(now)?)))
             .collect();
         let agreeing = |a: &Sample| best.iter().filter(|(_, b)| overlap(a, b)).count();
         let (index, sample) = best
             .iter()
-            .max_by_key(|(i, s)| (agreeing(s), std::cmp::Reverse((s.distance, *i))))?;
+            .max_by_key(|(i, s)| (agreeing(s), std::cmp::Reverse((s.distance(), *i))))?;
+        let settled = self.servers.get(*index)?.bears_out(sample);
         Some(Measurement {
-            offset: sample.offset,
-            error: sample.distance,
+            offset: sample.offset.saturating_add(remaining(self.slew, now)),
+            error: sample.distance(),
+            settled,
             server: *index,
             stratum: sample.stratum,
         })
     }
 }
 
+/// What is left of a slew.
+fn remaining(slew: Option<(Nanos, Duration)>, now: Duration) -> Nanos {
+    let Some((offset, since)) = slew else {
+        return 0;
+    };
+    let done = (now.saturating_sub(since) / SLEW).as_nanos();
+    let left = u128::from(offset.unsigned_abs()).saturating_sub(done);
+    let left = Nanos::try_from(left).unwrap_or(Nanos::MAX);
+    if offset < 0 { -left } else { left }
+}
+
+fn within(distance: u64, limit: Duration) -> bool {
+    u128::from(distance) <= limit.as_nanos()
+}
+
 /// Whether two servers can both be right.
 fn overlap(a: &Sample, b: &Sample) -> bool {
-    u128::from(a.offset.abs_diff(b.offset)) <= (a.distance + b.distance).as_nanos()
+    u128::from(a.offset.abs_diff(b.offset)) <= (a.distance() + b.distance()).as_nanos()
 }
 
 /// RFC 4330 5: offset = ((T2 - T1) + (T3 - T4)) / 2. `None` for a server that does not know the time.
@@ -255,7 +311,8 @@ fn sample(packet: &Packet, sent: Reading, came: Reading) -> Option<Sample> {
     }
     Some(Sample {
         offset: i64::try_from(offset).ok()?,
-        distance: delay / 2 + root,
+        trip: delay / 2,
+        root,
         stratum: packet.stratum,
         at: came.mono,
     })
@@ -396,7 +453,7 @@ mod tests {
             now += ms(dawdle);
             client.receive(0, &bytes, reading(TRUE_TIME, now));
             let best = client.poll(now).unwrap();
-            client.adjusted(best.offset);
+            client.slewed(best.offset, now);
             found.push(best.offset / 1_000_000);
             now = client.poll_at();
         }
@@ -422,6 +479,86 @@ mod tests {
         client.receive(0, &bytes, reading(TRUE_TIME, now));
         assert_eq!(client.poll(now).unwrap().offset / 1_000_000, 0);
         assert!(client.poll_at() > now + ms(40_000));
+    }
+
+    /// Asks once; the answer is on its way for so long each way, of a server `ahead` of our clock and `root` from its own.
+    fn asked(
+        client: &mut Client,
+        ahead: i64,
+        [there, back, root]: [u64; 3],
+    ) -> (Duration, Measurement) {
+        let sent = client.poll_at();
+        let query = client.queries(reading(TRUE_TIME, sent))[0];
+        let time = TRUE_TIME + sent + ms(there);
+        let shift = ms(ahead.unsigned_abs());
+        let time = if ahead < 0 {
+            time - shift
+        } else {
+            time + shift
+        };
+        let bytes = answer(&query, time, |p| p.root_dispersion = ms(root));
+        let came = sent + ms(there + back);
+        client.receive(0, &bytes, reading(TRUE_TIME, came));
+        (came, client.poll(came).unwrap())
+    }
+
+    /// A satellite: never quicker than 600 ms, so an offset of 250 ms is always within what it may be wrong by.
+    #[test]
+    fn a_path_that_is_always_long_is_believed_when_answers_agree() {
+        let mut client = Client::new(1, 1, ms(0));
+        let paths = [[300, 310, 5], [310, 300, 5], [330, 300, 5], [305, 300, 5]];
+        let found = paths.map(|path| asked(&mut client, 250, path));
+        let settled = found.map(|(_, found)| found.settled);
+        assert_eq!(settled, [false, false, false, true]);
+        let (at, last) = found[3];
+        assert!(at < ms(30_000), "{at:?}");
+        assert!((240..=260).contains(&(last.offset / 1_000_000)), "{last:?}");
+        assert!(client.poll_at() > at + ms(40_000));
+    }
+
+    /// While the kernel slews, what is measured is not what was; before that was known, a sample of before ended the slew.
+    #[test]
+    fn a_slew_goes_on_until_all_of_it_is_made_up() {
+        let mut client = Client::new(1, 1, ms(0));
+        let mut slew: (f64, Duration) = (0.0, ms(0));
+        let mut clock = -250.0;
+        for round in 0..40_u64 {
+            // What the kernel did until the question: half a millisecond each second.
+            let gone = client.poll_at().saturating_sub(slew.1).as_secs_f64() * 0.5;
+            let made_up = gone.min(slew.0.abs()).copysign(slew.0);
+            let (clock_now, jitter) = (clock + made_up, round * 7 % 40);
+            #[expect(clippy::cast_possible_truncation, reason = "milliseconds of a test")]
+            let ahead = -clock_now.round() as i64;
+            let (at, found) = asked(&mut client, ahead, [300 + jitter, 300, 5]);
+            if found.settled {
+                (clock, slew) = (clock_now, (found.offset as f64 / 1e6, at));
+                client.slewed(found.offset, at);
+            }
+            if round > 20 {
+                assert!(clock_now.abs() < 30.0, "{round}: {clock_now} {found:?}");
+            }
+        }
+    }
+
+    /// A stalled machine's answers differ from one another.
+    #[test]
+    fn stalls_do_not_bear_each_other_out() {
+        let mut client = Client::new(1, 1, ms(0));
+        for path in [[0, 1800, 5], [1690, 10, 5], [20, 900, 5], [10, 1300, 5]] {
+            assert!(!asked(&mut client, 0, path).1.settled, "{path:?}");
+        }
+        let (at, found) = asked(&mut client, 0, [10, 10, 5]);
+        assert!(found.settled && found.offset.abs() < 1000, "{found:?}");
+        assert!(client.poll_at() > at + ms(40_000));
+    }
+
+    /// Behind a satellite itself, and near us: there is no better time to be had.
+    #[test]
+    fn a_server_far_from_its_reference_is_followed() {
+        let mut client = Client::new(1, 1, ms(0));
+        let (at, found) = asked(&mut client, 250, [10, 10, 600]);
+        assert!(found.settled && found.error > ms(600), "{found:?}");
+        assert!(client.poll_at() > at + ms(40_000));
     }
 
     #[test]
