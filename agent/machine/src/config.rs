@@ -147,7 +147,7 @@ pub struct Kubelet {
     pub max_pods: u32,
     /// Serve the unauthenticated read-only port 10255.
     pub read_only_port: bool,
-    /// Set aside for the system, taken off allocatable.
+    /// Set aside for the system: taken off allocatable; and the memory is what all pods together are kept out of (`memory.max` of `/kubepods`).
     pub system_reserved: Reserved,
 }
 
