@@ -57,13 +57,8 @@ pub fn pods(sandboxes: &[v1::PodSandbox], containers: &[v1::Container]) -> Vec<P
 }
 
 fn described(container: &v1::Container) -> Container {
-    let image = container.image.as_ref().map(|image| {
-        if image.user_specified_image.is_empty() {
-            image.image.clone()
-        } else {
-            image.user_specified_image.clone()
-        }
-    });
+    // As upstream, what the runtime calls the image: with containerd its id, whatever the pod says.
+    let image = container.image.as_ref().map(|image| image.image.clone());
     Container {
         name: container
             .metadata
@@ -145,7 +140,10 @@ mod tests {
             told,
             [
                 ("idle".to_owned(), words(&[])),
-                ("web".to_owned(), words(&["helper app:1", "main app:1"])),
+                (
+                    "web".to_owned(),
+                    words(&["helper sha256:1", "main sha256:1"])
+                ),
             ]
         );
     }
