@@ -15,6 +15,7 @@ use kedge_pods::resolve::{NodeFacts, Objects, Reason};
 use kedge_pods::volume::TokenRequest;
 use kedge_pods::{needs, pod};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::node::Node;
 use crate::outbound::{ApiError, Token};
@@ -52,6 +53,23 @@ pub struct Shared {
     pub certificates: Mutex<BTreeMap<CertificateRequest, Certificate>>,
     /// The objects as they were last. Locked only for a look.
     pub objects: Mutex<Option<Arc<Objects>>>,
+    /// When the first attempt at the preparation under way began. Locked only for a look.
+    pub preparing: Mutex<Option<Instant>>,
+}
+
+impl Shared {
+    /// A preparation is tried, perhaps not for the first time.
+    fn prepares(&self) {
+        if let Ok(mut preparing) = self.preparing.lock() {
+            preparing.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// It is done. Answers how long it took with all its attempts and the time between them.
+    fn prepared(&self) -> Option<Duration> {
+        let began = self.preparing.lock().ok()?.take()?;
+        Some(began.elapsed())
+    }
 }
 
 /// A token and when a new one is due (seconds since 1970).
@@ -68,6 +86,7 @@ impl Default for Shared {
             tokens: Mutex::new(BTreeMap::new()),
             certificates: Mutex::default(),
             objects: Mutex::default(),
+            preparing: Mutex::default(),
         }
     }
 }
@@ -107,7 +126,7 @@ pub struct LastWord {
 pub async fn run(context: Context, action: Action, last_word: Option<LastWord>) -> Outcome {
     let what = meters::What::new(&action, &context.pod);
     let node = context.node.clone();
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     let outcome = act(context, action, last_word).await;
     meters::acted(&node.meters, &what, &outcome, began.elapsed());
     outcome

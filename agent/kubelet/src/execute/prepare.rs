@@ -25,6 +25,7 @@ use crate::volumes::{self, Options, PayloadFile, Projects};
 pub(super) const FAILED_MOUNT: &str = "FailedMount";
 
 pub(super) async fn run(context: &Context) -> Outcome {
+    context.shared.prepares();
     if let Err(text) = pod_cgroup(context).await {
         return Outcome::failed("FailedCreatePodCgroup", text);
     }
@@ -58,7 +59,6 @@ pub fn has_payload(pod: &k8s_openapi::api::core::v1::Pod) -> bool {
 }
 
 async fn make(context: &Context, all: bool) -> Result<Refreshed, Reason> {
-    let began = all.then(Instant::now);
     let objects = context.objects().await?;
     let plans = resolve::volumes(&context.pod, &objects, &context.facts)?;
     let mut work = Vec::new();
@@ -93,16 +93,15 @@ async fn make(context: &Context, all: bool) -> Result<Refreshed, Reason> {
     let stamp = context.node.clock.now().wall;
     let projects = context.node.projects.clone();
     let permit = context.shared.volumes.clone().acquire_owned().await;
-    let meters = context.node.meters.clone();
+    let (meters, shared) = (context.node.meters.clone(), context.shared.clone());
     let done = context.node.lanes.volumes.run(move || {
         // Moved in, so that the permit lives as long as the work, even when nobody waits any more.
         let _permit = permit;
         make_all(&pod_dir, &work, options, &projects, stamp, &meters)?;
-        // With what they waited for.
-        if let Some(began) = began {
+        // With what they waited for: attempts that failed too.
+        if all && let Some(took) = shared.prepared() {
             for (volume, _) in &work {
-                let plugin = meters::plugin(&volume.plan);
-                meters::mounted(&meters, plugin, began.elapsed());
+                meters::mounted(&meters, meters::plugin(&volume.plan), took);
             }
         }
         Ok::<_, volumes::Error>(())

@@ -22,7 +22,7 @@ pub(crate) static WHOLE: Family = Family::histogram(
     "volume_operation_total_seconds",
     &["operation_name", "plugin_name"],
     OPERATION,
-    "Time from the beginning of a pod's preparation until its volumes are made, what they wait for included.",
+    "Time from the first attempt at a pod's preparation until its volumes are made, what they wait for included.",
 );
 
 /// Something was done to a volume. Nothing here was ever migrated to CSI.
@@ -31,7 +31,7 @@ pub(crate) fn worked(meters: &Meters, plugin: &str, operation: &str, done: bool,
     meters.observe(&OPERATIONS, &["false", operation, status, plugin], took);
 }
 
-/// A starting pod has a volume, so long after its preparation began.
+/// A starting pod has a volume, so long after its preparation was first tried.
 pub(crate) fn mounted(meters: &Meters, plugin: &str, took: Duration) {
     meters.observe(&WHOLE, &["overall_volume_mount", plugin], took);
 }

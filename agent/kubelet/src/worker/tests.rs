@@ -317,6 +317,42 @@ async fn a_config_map_volume_follows_its_object_within_a_minute() {
     .await;
 }
 
+/// Upstream's clock of a volume does not begin anew with each attempt either.
+#[tokio::test(start_paused = true)]
+async fn what_a_volume_waited_for_counts_with_the_attempts_that_failed() {
+    let rig = Rig::new("waited");
+    rig.fake.add_image(IMAGE);
+    let _worker = rig.worker(pod(
+        r#"{"spec": {"containers": [{"name": "app", "image": "example.com/app:1"}],
+            "volumes": [{"name": "v", "configMap": {"name": "cm"}}]}}"#,
+    ));
+    let began = tokio::time::Instant::now();
+    let failed = |rig: &Rig| rig.reasons().iter().any(|r| *r == "FailedMount");
+    rig.until("an attempt failed", 30, failed).await;
+    let object = serde_json::from_value(serde_json::json!({"data": {"a": "1"}})).unwrap();
+    let there = began.elapsed();
+    rig.api
+        .lock()
+        .unwrap()
+        .config_maps
+        .insert("cm".into(), object);
+    rig.until("running", 60, |rig| rig.phase("uid-1") == "Running")
+        .await;
+    let whole = ["overall_volume_mount", "kubernetes.io/configmap"];
+    let read = rig
+        .node
+        .meters
+        .reading(&crate::meters::storage::WHOLE, &whole);
+    let Some(kedge_tasks::meter::Reading::Spread(_, seconds)) = read else {
+        panic!("{read:?}")
+    };
+    // Not a moment has passed for the attempt that went well.
+    assert!(
+        seconds > 0.1 && seconds >= there.as_secs_f64() - 0.1,
+        "{seconds} {there:?}"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_token_is_renewed_before_it_ends() {
     let rig = Rig::new("token");
