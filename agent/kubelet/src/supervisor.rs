@@ -468,11 +468,11 @@ impl Supervisor {
         api_heard: bool,
         manifests_read: bool,
     ) {
+        self.returning.retain(|uid| wanted.contains_key(uid));
         for (uid, entry) in &self.workers {
             if wanted.contains_key(uid) {
                 continue;
             }
-            self.returning.remove(uid);
             let is_static = pod::is_static(&entry.input.borrow().pod);
             let known = if is_static { manifests_read } else { api_heard };
             if known {
@@ -521,10 +521,11 @@ impl Supervisor {
                 None => {
                     // Once more: what was admitted a moment ago counts too.
                     input.fate = self.admit(&uid, &input.pod);
-                    if input.fate == Fate::Run {
+                    let runs = input.fate == Fate::Run;
+                    if runs {
                         count_containers(&self.node, &input.pod);
                     }
-                    if self.returning.remove(&uid) {
+                    if self.returning.remove(&uid) && runs {
                         let is_static = if pod::is_static(&input.pod) {
                             "true"
                         } else {

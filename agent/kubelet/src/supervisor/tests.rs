@@ -345,6 +345,47 @@ async fn a_static_pod_that_comes_back_while_it_ends_is_counted_as_restarted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_static_pod_that_comes_back_and_is_refused_is_not_restarted() {
+    let rig = Rig::new("sup-static-refused");
+    rig.fake.add_image(IMAGE);
+    meters::declare(&rig.node.meters);
+    let slow = kedge_cri::fake::Failure::Delay(Duration::from_secs(20));
+    rig.fake.fail_next("StopContainer", slow);
+    let whole = whole(rig);
+    let file = whole.rig.dir.join("manifests/st.yaml");
+    std::fs::write(&file, MANIFEST).unwrap();
+    let one = |rig: &Rig| rig.fake.running("app").len() == 1;
+    whole.rig.until("it runs", 60, one).await;
+    std::fs::remove_file(&file).unwrap();
+    let stopping = |rig: &Rig| rig.fake.calls("StopContainer") > 0;
+    whole.rig.until("it is being ended", 60, stopping).await;
+    whole.object.send_modify(|object| {
+        let none = Quantity("0".to_owned());
+        Arc::make_mut(object)
+            .allocatable
+            .insert("pods".to_owned(), none);
+    });
+    std::fs::write(&file, MANIFEST).unwrap();
+    let count = |rig: &Rig, family, labels: &[&str]| match rig.node.meters.reading(family, labels) {
+        Some(kedge_tasks::meter::Reading::Count(n)) => n,
+        _ => 0,
+    };
+    let refused = |rig: &Rig| count(rig, &meters::REJECTIONS, &["OutOfpods"]) > 0;
+    whole.rig.until("it is refused", 120, refused).await;
+    assert_eq!(count(&whole.rig, &meters::RESTARTED, &["true"]), 0);
+}
+
+#[tokio::test]
+async fn what_is_asked_for_no_longer_does_not_come_back() {
+    let rig = Rig::new("sup-returning");
+    let mut supervisor = Supervisor::new(rig.node.clone());
+    // Its worker has ended.
+    supervisor.returning.insert("u".to_owned());
+    supervisor.end_unwanted(&BTreeMap::new(), true, true);
+    assert_eq!(supervisor.returning, BTreeSet::new());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_does_not_fit_is_refused_with_a_reason_and_never_started() {
     let rig = Rig::new("sup-admit");
     rig.fake.add_image(IMAGE);
