@@ -118,13 +118,13 @@ pub struct Supervisor {
 /// The end of something that ran beside the loop.
 enum Done {
     Mirror(String, bool),
-    Scanned(Scan),
+    Scanned(std::io::Result<Scan>),
     Orphan(Box<Pod>),
     Levels(Result<(), String>),
 }
 
 /// Uids found on this node.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Scan {
     /// With a directory or a cgroup.
     all: Vec<String>,
@@ -274,7 +274,11 @@ impl Supervisor {
     fn on_done(&mut self, done: Done) {
         match done {
             Done::Mirror(name, ok) => self.mirrors.done(&name, ok),
-            Done::Scanned(found) => {
+            // What was found before stays what is known.
+            Done::Scanned(Err(error)) => {
+                tracing::warn!(%error, "looking for what is left of pods");
+            }
+            Done::Scanned(Ok(found)) => {
                 self.leftovers = found.all;
                 self.scanned = Some(found.directories);
             }

@@ -1,12 +1,14 @@
 //! Pods that nobody asks for: known to the runtime, or left on disk or in cgroups by an agent that died.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use kedge_pods::mirror;
 use kedge_pods::pod::{self, Fate};
 use kedge_pods::qos::{self, Class};
+use kedge_sys::cgroup::Tree;
 use tokio::time::Instant;
 
 use super::{Done, SCAN, Scan, Supervisor, only_identity};
@@ -95,22 +97,57 @@ impl Supervisor {
         let tree = self.node.cgroups.clone();
         let lane = self.node.lanes.slow.clone();
         self.jobs.spawn(async move {
-            let work = move || {
-                let mut directories = Vec::new();
-                for entry in std::fs::read_dir(&pods_dir).into_iter().flatten().flatten() {
-                    directories.extend(entry.file_name().to_str().map(str::to_owned));
-                }
-                let mut uids: BTreeSet<String> = directories.iter().cloned().collect();
-                for class in [Class::Guaranteed, Class::Burstable, Class::BestEffort] {
-                    let Some(tree) = &tree else { break };
-                    for name in tree.children(qos::class_path(class)).unwrap_or_default() {
-                        uids.extend(name.strip_prefix("pod").map(str::to_owned));
-                    }
-                }
-                let all = uids.into_iter().collect();
-                Scan { all, directories }
-            };
-            Done::Scanned(lane.run(work).await.unwrap_or_default())
+            let work = move || search(&pods_dir, tree.as_ref());
+            Done::Scanned(lane.run(work).await.unwrap_or_else(|lost| Err(lost.into())))
         });
+    }
+}
+
+const ENOENT: i32 = 2;
+
+/// Looks for what is left of pods. A directory that cannot be read says nothing about them; one that is absent holds none.
+fn search(pods_dir: &Path, tree: Option<&Tree>) -> std::io::Result<Scan> {
+    let entries = match std::fs::read_dir(pods_dir) {
+        Ok(entries) => Some(entries),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let mut directories = Vec::new();
+    for entry in entries.into_iter().flatten() {
+        directories.extend(entry?.file_name().to_str().map(str::to_owned));
+    }
+    let mut uids: BTreeSet<String> = directories.iter().cloned().collect();
+    for class in [Class::Guaranteed, Class::Burstable, Class::BestEffort] {
+        let Some(tree) = tree else { break };
+        let groups = match tree.children(qos::class_path(class)) {
+            Err(error) if error.errno() != Some(ENOENT) => {
+                return Err(std::io::Error::other(error));
+            }
+            groups => groups.unwrap_or_default(),
+        };
+        for name in groups {
+            uids.extend(name.strip_prefix("pod").map(str::to_owned));
+        }
+    }
+    let all = uids.into_iter().collect();
+    Ok(Scan { all, directories })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Rig;
+
+    /// As a tokio test, because the rig has tasks.
+    #[tokio::test]
+    async fn a_directory_that_cannot_be_read_is_not_an_empty_one() {
+        let dir = Rig::new("left-search").dir;
+        assert_eq!(search(&dir.join("no"), None).unwrap(), Scan::default());
+        let file = dir.join("file");
+        std::fs::write(&file, "").unwrap();
+        search(&file, None).unwrap_err();
+        std::fs::create_dir(dir.join("u1")).unwrap();
+        std::fs::remove_file(file).unwrap();
+        assert_eq!(search(&dir, None).unwrap().directories, ["u1"]);
     }
 }
