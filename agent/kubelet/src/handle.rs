@@ -21,6 +21,8 @@ pub struct PodView {
     pub observed: Arc<ObservedPod>,
     pub is_static: bool,
     pub asked: Asked,
+    /// What it left could not be cleaned up when that was last tried.
+    pub stuck: bool,
 }
 
 /// Whether the configuration asks for a pod.

@@ -366,6 +366,7 @@ mod tests {
             observed: Default::default(),
             is_static: false,
             asked: Default::default(),
+            stuck: false,
         };
         let volume = rig
             .node

@@ -81,12 +81,12 @@ pub(crate) static EVENT_AGE: Family = Family::histogram(
 pub(crate) static ORPHANED_VOLUMES: Family = Family::gauge(
     "kubelet_orphan_pod_cleaned_volumes",
     &[],
-    "Directories of pods that nobody asks for, at the last look for them; they are being cleaned up.",
+    "Directories of pods that nobody asks for and of which nothing runs, at the last look for them; they are being cleaned up.",
 );
 pub(crate) static ORPHANED_VOLUMES_ERRORS: Family = Family::gauge(
     "kubelet_orphan_pod_cleaned_volumes_errors",
     &[],
-    "Those of them that an earlier look had found already.",
+    "Those of them that could not be cleaned up when that was last tried.",
 );
 pub(crate) static TERMINATED: Family = Family::counter(
     "kubelet_terminated_containers_total",

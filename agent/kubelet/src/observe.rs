@@ -56,6 +56,8 @@ pub struct Seen {
     pub name: String,
     /// Changes whenever a sandbox or container of the pod appears, goes, or changes state.
     pub fingerprint: u64,
+    /// A sandbox is ready or a container runs.
+    pub running: bool,
 }
 
 /// Every pod that the runtime knows, by uid.
@@ -66,20 +68,23 @@ pub async fn census(runtime: &dyn Runtime) -> kedge_cri::Result<Census> {
     let sandboxes = runtime.list_pod_sandbox(None).await?;
     let containers = runtime.list_containers(None).await?;
     let mut facts: BTreeMap<String, (Seen, Vec<(String, i32)>)> = BTreeMap::new();
-    let mut add = |labels_of: &BTreeMap<String, String>, id: String, state: i32| {
+    let mut add = |labels_of: &BTreeMap<String, String>, id: String, state: i32, running: bool| {
         let Some((namespace, name, uid)) = labels::owner(labels_of) else {
             return;
         };
         let (seen, states) = facts.entry(uid.to_owned()).or_default();
         namespace.clone_into(&mut seen.namespace);
         name.clone_into(&mut seen.name);
+        seen.running |= running;
         states.push((id, state));
     };
     for sandbox in sandboxes {
-        add(&sandbox.labels, sandbox.id, sandbox.state);
+        let ready = sandbox.state() == v1::PodSandboxState::Ready;
+        add(&sandbox.labels, sandbox.id, sandbox.state, ready);
     }
     for container in containers {
-        add(&container.labels, container.id, container.state);
+        let runs = container.state() == v1::ContainerState::Running;
+        add(&container.labels, container.id, container.state, runs);
     }
     Ok(facts
         .into_iter()

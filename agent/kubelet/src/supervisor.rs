@@ -55,8 +55,6 @@ struct Entry {
     asked: Arc<Pod>,
     /// When a resize was put off.
     put_off: Option<Instant>,
-    /// Nobody asked for the pod when its worker began.
-    orphan: bool,
 }
 
 impl Entry {
@@ -548,7 +546,6 @@ impl Supervisor {
             let pod = pod::name(&input.pod);
             tracing::warn!(pod, uid, reason, message, "pod refused");
         }
-        let orphan = input.fate == Fate::Removed;
         let asked = input.pod.clone();
         let put_off = input.pending.as_ref().map(|_| Instant::now());
         let (sender, receiver) = watch::channel(Arc::new(input));
@@ -569,7 +566,6 @@ impl Supervisor {
             poke,
             asked,
             put_off,
-            orphan,
         };
         self.workers.insert(uid, entry);
     }

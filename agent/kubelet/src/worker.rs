@@ -94,6 +94,8 @@ pub struct Worker {
     ended: bool,
     /// Nobody asked for the pod when this worker began.
     orphan: bool,
+    /// The last attempt at cleaning up failed.
+    stuck: bool,
     /// Until it runs, if it was not yet when this worker began.
     beginning: Option<Beginning>,
 }
@@ -165,6 +167,7 @@ impl Worker {
             facts,
             ended: false,
             orphan: input.fate == Fate::Removed,
+            stuck: false,
             beginning,
         }
     }
@@ -320,12 +323,14 @@ impl Worker {
                 (Fate::Removed, false) => Asked::NoLonger,
                 _ => Asked::Yes,
             },
+            stuck: self.stuck,
         };
         let uid = &self.uid;
         self.node.views.send_if_modified(|views| {
             let same = views.get(uid).is_some_and(|old| {
                 old.status == view.status
                     && old.asked == view.asked
+                    && old.stuck == view.stuck
                     && Arc::ptr_eq(&old.pod, &view.pod)
                     && Arc::ptr_eq(&old.observed, &view.observed)
             });

@@ -318,6 +318,7 @@ mod tests {
             }),
             is_static: false,
             asked: Default::default(),
+            stuck: false,
         };
         let walked = OfPod {
             volumes: Vec::new(),

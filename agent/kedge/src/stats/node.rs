@@ -337,6 +337,7 @@ mod tests {
             observed: Arc::new(observed),
             is_static: false,
             asked: Asked::Yes,
+            stuck: false,
         })
     }
 

@@ -132,6 +132,7 @@ mod tests {
             }),
             is_static: false,
             asked: Default::default(),
+            stuck: false,
         };
         let views: Views = BTreeMap::from([("u1".to_owned(), Arc::new(view.clone()))]);
         let found = all(&views, &["/kubepods".to_owned()]);

@@ -46,26 +46,35 @@ impl Supervisor {
         }
     }
 
-    /// Counts directories of pods that nobody asks for, once for every scan. One whose worker began as an orphan's was found by an earlier scan.
+    /// Counts directories of pods that nobody asks for and of which nothing runs any more, once for every scan; and those whose worker could
+    /// not clean them up when it last tried.
     fn count_left(&mut self, from_api: &BTreeMap<String, Arc<Pod>>) {
         let Some(found) = self.scanned.take() else {
             return;
         };
-        let (mut all, mut earlier) = (0.0, 0.0);
+        let is_running = |uid: &str| {
+            let seen = self.census.as_ref().and_then(|census| census.get(uid));
+            seen.is_some_and(|seen| seen.running)
+        };
+        let is_asked_for = |uid: &str| {
+            let worker = self.workers.get(uid);
+            let kept = worker.is_some_and(|entry| entry.input.borrow().fate != Fate::Removed);
+            kept || from_api.contains_key(uid)
+        };
+        let views = self.node.views.borrow();
+        let (mut all, mut stuck) = (0.0, 0.0);
         for uid in found {
-            match self.workers.get(&uid) {
-                Some(entry) if entry.orphan => {
-                    all += 1.0;
-                    earlier += 1.0;
-                }
-                Some(_) => {}
-                None if from_api.contains_key(&uid) => {}
-                None => all += 1.0,
+            if is_asked_for(&uid) || is_running(&uid) {
+                continue;
+            }
+            all += 1.0;
+            if views.get(&uid).is_some_and(|view| view.stuck) {
+                stuck += 1.0;
             }
         }
         let meters = &self.node.meters;
         meters.set(&meters::ORPHANED_VOLUMES, &[], all);
-        meters.set(&meters::ORPHANED_VOLUMES_ERRORS, &[], earlier);
+        meters.set(&meters::ORPHANED_VOLUMES_ERRORS, &[], stuck);
     }
 
     /// Gives a pod that nobody asks for a worker that ends it.
@@ -136,7 +145,46 @@ fn search(pods_dir: &Path, tree: Option<&Tree>) -> std::io::Result<Scan> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::handle::PodView;
+    use crate::observe::Seen;
     use crate::testing::Rig;
+
+    /// What was merely being ended used to be counted, and as an error after a minute of it.
+    #[tokio::test]
+    async fn what_runs_is_not_left_behind_and_only_a_failed_removal_is_an_error() {
+        let rig = Rig::new("left-counted");
+        let mut supervisor = Supervisor::new(rig.node.clone());
+        let seen = |running| Seen {
+            running,
+            ..Seen::default()
+        };
+        let census = [("ending", seen(true)), ("left", seen(false))];
+        supervisor.census = Some(census.map(|(uid, seen)| (uid.to_owned(), seen)).into());
+        let view = PodView {
+            pod: Arc::default(),
+            status: Default::default(),
+            observed: Arc::default(),
+            is_static: false,
+            asked: Default::default(),
+            stuck: true,
+        };
+        rig.node
+            .views
+            .send_modify(|views| drop(views.insert("stuck".to_owned(), Arc::new(view))));
+        let wanted = BTreeMap::from([("wanted".to_owned(), Arc::default())]);
+        let mut count = |found: &[&str]| {
+            supervisor.scanned = Some(found.iter().map(|uid| (*uid).to_owned()).collect());
+            supervisor.count_left(&wanted);
+            let read = |family| match rig.node.meters.reading(family, &[]) {
+                Some(kedge_tasks::meter::Reading::Level(level)) => level,
+                other => panic!("{other:?}"),
+            };
+            let both = (&meters::ORPHANED_VOLUMES, &meters::ORPHANED_VOLUMES_ERRORS);
+            [read(both.0), read(both.1)]
+        };
+        assert_eq!(count(&["ending", "left", "stuck", "wanted"]), [2.0, 1.0]);
+        assert_eq!(count(&["ending", "wanted"]), [0.0, 0.0]);
+    }
 
     /// As a tokio test, because the rig has tasks.
     #[tokio::test]

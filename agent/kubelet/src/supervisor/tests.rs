@@ -284,7 +284,7 @@ async fn leftovers_on_disk_are_removed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn directories_of_pods_nobody_asks_for_are_counted_until_they_are_gone() {
+async fn a_pod_nobody_asks_for_is_not_counted_as_left_while_it_is_being_ended() {
     let rig = Rig::new("sup-left-count");
     rig.fake.add_image(IMAGE);
     let first = whole(rig);
@@ -305,13 +305,13 @@ async fn directories_of_pods_nobody_asks_for_are_counted_until_they_are_gone() {
     let level = |l: f64| Some(kedge_tasks::meter::Reading::Level(l));
     let rig = &second.rig;
     second.want([]);
-    rig.until("still there", 90, |rig| {
-        read(rig) == (level(1.0), level(1.0))
+    let none = (level(0.0), level(0.0));
+    rig.until("looked for", 30, |rig| read(rig) == none).await;
+    rig.until("gone", 300, |rig| {
+        assert_eq!(read(rig), none);
+        rig.fake.counts() == (0, 0)
     })
     .await;
-    rig.until("gone", 300, |rig| read(rig) == (level(0.0), level(0.0)))
-        .await;
-    assert_eq!(rig.fake.counts(), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]

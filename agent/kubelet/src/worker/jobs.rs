@@ -139,6 +139,9 @@ impl Worker {
             let first = self.node.settings.volume_refresh;
             self.refresh.at = Some(Instant::now() + first.mul_f64(0.5 + jitter(&self.uid) / 2.0));
         }
+        if key == ActionKey::CleanUp {
+            self.stuck = !done;
+        }
         if key == ActionKey::Forget && done {
             self.ended = true;
         }

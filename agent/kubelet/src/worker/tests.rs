@@ -1,5 +1,6 @@
 //! One worker on the fake runtime, time paused.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kedge_cri::fake::{Behaviour, Failure, Pull};
@@ -351,6 +352,27 @@ async fn what_a_volume_waited_for_counts_with_the_attempts_that_failed() {
         seconds > 0.1 && seconds >= there.as_secs_f64() - 0.1,
         "{seconds} {there:?}"
     );
+}
+
+/// A group with a file in it, which is none of the kernel's, cannot be removed.
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_cannot_be_cleaned_up_is_seen_to_be_stuck_until_it_can() {
+    let mut rig = Rig::new("stuck");
+    let tree = kedge_sys::cgroup::Tree::new(rig.dir.join("cgroup"));
+    let group = tree.directory("/kubepods/besteffort/poduid-1");
+    std::fs::create_dir_all(&group).unwrap();
+    std::fs::write(group.join("stray"), "").unwrap();
+    Arc::get_mut(&mut rig.node).unwrap().cgroups = Some(tree);
+    let worker = rig.worker(simple());
+    worker.tell(|input| input.fate = kedge_pods::pod::Fate::Removed);
+    let stuck = |rig: &Rig| {
+        let views = rig.node.views.borrow();
+        views.get("uid-1").is_some_and(|view| view.stuck)
+    };
+    rig.until("stuck", 30, stuck).await;
+    std::fs::remove_dir_all(&group).unwrap();
+    rig.until("gone", 300, |rig| rig.node.views.borrow().is_empty())
+        .await;
 }
 
 #[tokio::test(start_paused = true)]
