@@ -349,7 +349,12 @@ fn private_image(stage: &Stage) -> Result<()> {
     stage.ready(&knows)?;
     let does_not = stage.pod(NAMESPACE, "knows-nothing", container, on_node(&node))?;
     without_image(stage, &does_not, PRIVATE_HOST)?;
-    stage.event(NAMESPACE, "knows-nothing", &["Failed", "401"], MINUTE)?;
+    stage.event(
+        NAMESPACE,
+        "knows-nothing",
+        &["Failed", "authorization failed"],
+        MINUTE,
+    )?;
     stage.delete(&does_not)?;
     stage.delete(&knows)
 }
