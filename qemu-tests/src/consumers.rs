@@ -275,13 +275,14 @@ fn plausible_node(top: &Top, cpus: f64) -> Result<()> {
     Ok(())
 }
 
-/// A burning pod takes its limit and no more, as far as two busy cores let it; an idle one next to nothing.
+/// A burning pod takes its limit and no more, as far as two busy cores let it; another has no limit, and its probes and writes take what emulation makes
+/// of them (107m seen on a busy host).
 fn plausible_pod(top: &Top) -> Result<()> {
     let (limit, burns) = (f64::from(LIMIT), top.name.starts_with("burn-"));
     let range = if burns {
         limit * 0.2..=limit * 1.3
     } else {
-        0.0..=limit
+        0.0..=limit * 5.0
     };
     if !range.contains(&top.milli_cpus) || top.mib > 16.0 {
         bail!("kubectl top pod: {top:?}");
@@ -312,5 +313,7 @@ mod tests {
         assert!(plausible_pod(&top("burn-a", 2.0, 1.0, None)).is_err());
         assert!(plausible_pod(&top("burn-a", 400.0, 1.0, None)).is_err());
         assert!(plausible_pod(&top("started-node1", 0.0, 0.0, None)).is_ok());
+        assert!(plausible_pod(&top("started-node1", 107.0, 0.0, None)).is_ok());
+        assert!(plausible_pod(&top("started-node1", 900.0, 0.0, None)).is_err());
     }
 }
