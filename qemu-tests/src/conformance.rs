@@ -251,8 +251,9 @@ fn finish(
     }
     .junit(&summary.build.id());
     fs::write(&junit, text).with_context(|| format!("write {}", junit.display()))?;
-    print!("{}\n{}", result.failures(), result.table());
-    result.failures().lines().for_each(recap::note);
+    let failures = result.failures();
+    print!("{failures}\n{}", result.table());
+    failures.lines().for_each(recap::note);
     print!("{}", result.passed_later());
     println!(
         "build {} ({}){}, load {}",

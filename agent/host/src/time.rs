@@ -179,7 +179,7 @@ impl Keeper {
                     match self.follow(&found, &servers[found.server].0).await {
                         Some(Correction::Step(_)) => client.stepped(found.offset, now),
                         Some(Correction::Slew(_)) => client.slewed(found.offset, now),
-                        Some(Correction::Keep) | None => {}
+                        None => {}
                     }
                 }
                 None if round_was_open && !client.in_round() => {
@@ -202,11 +202,11 @@ impl Keeper {
     async fn follow(&self, found: &Measurement, server: &str) -> Option<Correction> {
         let now = kedge_sys::time::now();
         let step = match correction(found, now.wall, self.floor) {
-            Ok(Correction::Keep) => {
+            Ok(Some(step)) => step,
+            Ok(None) => {
                 self.doubt(found, server);
-                return Some(Correction::Keep);
+                return None;
             }
-            Ok(step) => step,
             Err(refusal) => {
                 self.fault(format!("time server {server}: {refusal}"));
                 return None;
@@ -369,8 +369,6 @@ fn set_clock(correction: Correction) -> kedge_sys::Result<()> {
     match correction {
         Correction::Step(wall) => clock::step(wall)?,
         Correction::Slew(micros) => clock::slew(micros)?,
-        // As it is, and no better known than before.
-        Correction::Keep => return Ok(()),
     }
     clock::mark_synchronised()
 }

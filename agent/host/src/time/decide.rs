@@ -11,8 +11,6 @@ pub enum Correction {
     Step(Duration),
     /// Let it run faster or slower until this many microseconds are made up.
     Slew(i64),
-    /// It may be right: the offset is less than what a measurement that nothing bears out yet may be wrong by.
-    Keep,
 }
 
 /// Beyond this a jump is better than hours of slewing (500 ppm make up 0.5 s in 17 minutes).
@@ -29,7 +27,8 @@ pub enum Refusal {
     Impossible(Nanos),
 }
 
-/// Corrects `wall` by what was found, never below `floor`.
+/// Corrects `wall` by what was found, never below `floor`. `None`: it may be right, the offset is less than what a measurement that nothing bears
+/// out yet may be wrong by.
 ///
 /// A clock that is stepped to and fro by what a stalled machine measured makes leases, logs and certificates wrong: what cannot be told
 /// from nothing changes nothing, unless the measurement is settled (`wire::sntp` says what that is).
@@ -37,13 +36,13 @@ pub fn correction(
     found: &Measurement,
     wall: Duration,
     floor: Duration,
-) -> Result<Correction, Refusal> {
+) -> Result<Option<Correction>, Refusal> {
     let offset = found.offset;
     if !found.settled && u128::from(offset.unsigned_abs()) <= found.error.as_nanos() {
-        return Ok(Correction::Keep);
+        return Ok(None);
     }
     if offset.unsigned_abs() <= STEP.unsigned_abs() {
-        return Ok(Correction::Slew(offset / 1000));
+        return Ok(Some(Correction::Slew(offset / 1000)));
     }
     let distance = Duration::from_nanos(offset.unsigned_abs());
     let target = if offset > 0 {
@@ -55,7 +54,7 @@ pub fn correction(
     if target < floor {
         return Err(Refusal::BelowFloor(target.as_secs(), floor.as_secs()));
     }
-    Ok(Correction::Step(target))
+    Ok(Some(Correction::Step(target)))
 }
 
 /// A saved time is believed only this far: a clock that once ran ahead must not keep the node in the future.
@@ -92,18 +91,18 @@ mod tests {
     fn small_offsets_are_slewed_and_large_ones_stepped() {
         assert_eq!(
             correction(&settled(400_000_000), NOW, Duration::ZERO),
-            Ok(Correction::Slew(400_000))
+            Ok(Some(Correction::Slew(400_000)))
         );
         assert_eq!(
             correction(&settled(-2_000_000_000), NOW, Duration::ZERO),
-            Ok(Correction::Step(NOW - Duration::from_secs(2)))
+            Ok(Some(Correction::Step(NOW - Duration::from_secs(2))))
         );
         let from_1970 = correction(
             &settled(NOW.as_nanos() as Nanos),
             Duration::ZERO,
             Duration::ZERO,
         );
-        assert_eq!(from_1970, Ok(Correction::Step(NOW)));
+        assert_eq!(from_1970, Ok(Some(Correction::Step(NOW))));
     }
 
     /// Seen under load: +1691 ms, and -1767 ms when the next answer came at once.
@@ -115,12 +114,11 @@ mod tests {
             settled,
             ..self::settled(offset)
         };
-        let kept =
-            |offset| correction(&found(offset, false), NOW, Duration::ZERO) == Ok(Correction::Keep);
+        let kept = |offset| correction(&found(offset, false), NOW, Duration::ZERO) == Ok(None);
         assert!(kept(1_691_000_000) && kept(-1_767_000_000) && kept(200_000_000));
         assert!(!kept(-1_900_000_000) && !kept(Nanos::MIN));
         let little = correction(&found(3_000_000, true), NOW, Duration::ZERO);
-        assert_eq!(little, Ok(Correction::Slew(3000)));
+        assert_eq!(little, Ok(Some(Correction::Slew(3000))));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The whole kubelet on the fake runtime, time paused.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -314,9 +315,13 @@ async fn a_pod_nobody_asks_for_is_not_counted_as_left_while_it_is_being_ended() 
     .await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_static_pod_that_comes_back_while_it_ends_is_counted_as_restarted() {
-    let rig = Rig::new("sup-static-back");
+fn runs(rig: &Rig) -> bool {
+    rig.fake.running("app").len() == 1
+}
+
+/// A static pod whose manifest is gone and whose container takes its time to stop; the manifest's place, and the container.
+async fn ending(name: &str) -> (Whole, PathBuf, Vec<String>) {
+    let rig = Rig::new(name);
     rig.fake.add_image(IMAGE);
     meters::declare(&rig.node.meters);
     let slow = kedge_cri::fake::Failure::Delay(Duration::from_secs(20));
@@ -324,14 +329,19 @@ async fn a_static_pod_that_comes_back_while_it_ends_is_counted_as_restarted() {
     let whole = whole(rig);
     let file = whole.rig.dir.join("manifests/st.yaml");
     std::fs::write(&file, MANIFEST).unwrap();
-    let one = |rig: &Rig| rig.fake.running("app").len() == 1;
-    whole.rig.until("it runs", 60, one).await;
-    let first = whole.rig.fake.running("app");
+    whole.rig.until("it runs", 60, runs).await;
+    let container = whole.rig.fake.running("app");
     std::fs::remove_file(&file).unwrap();
     let stopping = |rig: &Rig| rig.fake.calls("StopContainer") > 0;
     whole.rig.until("it is being ended", 60, stopping).await;
+    (whole, file, container)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_static_pod_that_comes_back_while_it_ends_is_counted_as_restarted() {
+    let (whole, file, first) = ending("sup-static-back").await;
     std::fs::write(&file, MANIFEST).unwrap();
-    let again = |rig: &Rig| one(rig) && rig.fake.running("app") != first;
+    let again = |rig: &Rig| runs(rig) && rig.fake.running("app") != first;
     whole.rig.until("it runs again", 120, again).await;
     let count = |is_static| {
         whole
@@ -346,19 +356,7 @@ async fn a_static_pod_that_comes_back_while_it_ends_is_counted_as_restarted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_static_pod_that_comes_back_and_is_refused_is_not_restarted() {
-    let rig = Rig::new("sup-static-refused");
-    rig.fake.add_image(IMAGE);
-    meters::declare(&rig.node.meters);
-    let slow = kedge_cri::fake::Failure::Delay(Duration::from_secs(20));
-    rig.fake.fail_next("StopContainer", slow);
-    let whole = whole(rig);
-    let file = whole.rig.dir.join("manifests/st.yaml");
-    std::fs::write(&file, MANIFEST).unwrap();
-    let one = |rig: &Rig| rig.fake.running("app").len() == 1;
-    whole.rig.until("it runs", 60, one).await;
-    std::fs::remove_file(&file).unwrap();
-    let stopping = |rig: &Rig| rig.fake.calls("StopContainer") > 0;
-    whole.rig.until("it is being ended", 60, stopping).await;
+    let (whole, file, _) = ending("sup-static-refused").await;
     whole.object.send_modify(|object| {
         let none = Quantity("0".to_owned());
         Arc::make_mut(object)

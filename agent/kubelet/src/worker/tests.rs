@@ -11,6 +11,8 @@ use crate::testing::{Rig, pod};
 mod certificates;
 mod limits;
 mod looks;
+mod probes;
+mod volumes;
 
 const IMAGE: &str = "example.com/app:1";
 
@@ -285,75 +287,6 @@ async fn a_start_that_hangs_is_undone_after_deletion() {
     assert!(rig.fake.running("app").is_empty());
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_config_map_volume_follows_its_object_within_a_minute() {
-    let rig = Rig::new("configmap");
-    rig.fake.add_image(IMAGE);
-    let object =
-        |value: &str| serde_json::from_value(serde_json::json!({"data": {"key": value}})).unwrap();
-    rig.api
-        .lock()
-        .unwrap()
-        .config_maps
-        .insert("cm".into(), object("one"));
-    let _worker = rig.worker(pod(
-        r#"{"spec": {"containers": [{"name": "app", "image": "example.com/app:1",
-              "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
-            "volumes": [{"name": "v", "configMap": {"name": "cm"}}]}}"#,
-    ));
-    rig.until("running", 10, |rig| rig.phase("uid-1") == "Running")
-        .await;
-    let file = rig
-        .dir
-        .join("kubelet/pods/uid-1/volumes/kubernetes.io~configmap/v/key");
-    assert_eq!(std::fs::read_to_string(&file).unwrap(), "one");
-    rig.api
-        .lock()
-        .unwrap()
-        .config_maps
-        .insert("cm".into(), object("two"));
-    rig.until("the new value", 60, |_| {
-        std::fs::read_to_string(&file).unwrap() == "two"
-    })
-    .await;
-}
-
-/// Upstream's clock of a volume does not begin anew with each attempt either.
-#[tokio::test(start_paused = true)]
-async fn what_a_volume_waited_for_counts_with_the_attempts_that_failed() {
-    let rig = Rig::new("waited");
-    rig.fake.add_image(IMAGE);
-    let _worker = rig.worker(pod(
-        r#"{"spec": {"containers": [{"name": "app", "image": "example.com/app:1"}],
-            "volumes": [{"name": "v", "configMap": {"name": "cm"}}]}}"#,
-    ));
-    let began = tokio::time::Instant::now();
-    let failed = |rig: &Rig| rig.reasons().iter().any(|r| *r == "FailedMount");
-    rig.until("an attempt failed", 30, failed).await;
-    let object = serde_json::from_value(serde_json::json!({"data": {"a": "1"}})).unwrap();
-    let there = began.elapsed();
-    rig.api
-        .lock()
-        .unwrap()
-        .config_maps
-        .insert("cm".into(), object);
-    rig.until("running", 60, |rig| rig.phase("uid-1") == "Running")
-        .await;
-    let whole = ["overall_volume_mount", "kubernetes.io/configmap"];
-    let read = rig
-        .node
-        .meters
-        .reading(&crate::meters::storage::WHOLE, &whole);
-    let Some(kedge_tasks::meter::Reading::Spread(_, seconds)) = read else {
-        panic!("{read:?}")
-    };
-    // Not a moment has passed for the attempt that went well.
-    assert!(
-        seconds > 0.1 && seconds >= there.as_secs_f64() - 0.1,
-        "{seconds} {there:?}"
-    );
-}
-
 /// A group with a file in it, which is none of the kernel's, cannot be removed.
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_cannot_be_cleaned_up_is_seen_to_be_stuck_until_it_can() {
@@ -373,83 +306,6 @@ async fn a_pod_that_cannot_be_cleaned_up_is_seen_to_be_stuck_until_it_can() {
     std::fs::remove_dir_all(&group).unwrap();
     rig.until("gone", 300, |rig| rig.node.views.borrow().is_empty())
         .await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_token_is_renewed_before_it_ends() {
-    let rig = Rig::new("token");
-    rig.fake.add_image(IMAGE);
-    rig.api.lock().unwrap().token_life = 600;
-    let _worker = rig.worker(pod(
-        r#"{"spec": {"containers": [{"name": "app", "image": "example.com/app:1",
-              "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
-            "volumes": [{"name": "v", "projected": {"sources": [
-              {"serviceAccountToken": {"path": "token", "expirationSeconds": 600}}]}}]}}"#,
-    ));
-    rig.until("running", 10, |rig| rig.phase("uid-1") == "Running")
-        .await;
-    let file = rig
-        .dir
-        .join("kubelet/pods/uid-1/volumes/kubernetes.io~projected/v/token");
-    assert_eq!(std::fs::read_to_string(&file).unwrap(), "token-1");
-    tokio::time::sleep(Duration::from_secs(300)).await;
-    assert_eq!(std::fs::read_to_string(&file).unwrap(), "token-1");
-    rig.until("the new token", 240, |_| {
-        std::fs::read_to_string(&file).unwrap() == "token-2"
-    })
-    .await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_missing_config_map_is_named_and_waited_for() {
-    let rig = Rig::new("missing");
-    rig.fake.add_image(IMAGE);
-    let _worker = rig.worker(pod(
-        r#"{"spec": {"containers": [{"name": "app", "image": "example.com/app:1", "env": [
-             {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "a"}}}]}]}}"#,
-    ));
-    let message = |rig: &Rig| {
-        let views = rig.node.views.borrow();
-        let status = views.get("uid-1")?.status.clone();
-        let container = status.container_statuses?.into_iter().next()?;
-        let waiting = container.state?.waiting?;
-        Some((waiting.reason?, waiting.message?))
-    };
-    rig.until("the reason", 30, |rig| {
-        message(rig).is_some_and(|(reason, text)| {
-            reason == "CreateContainerConfigError" && text.contains("cm")
-        })
-    })
-    .await;
-    let object = serde_json::from_value(serde_json::json!({"data": {"a": "1"}})).unwrap();
-    rig.api
-        .lock()
-        .unwrap()
-        .config_maps
-        .insert("cm".into(), object);
-    rig.until("running", 60, |rig| rig.phase("uid-1") == "Running")
-        .await;
-    let id = rig.fake.running("app")[0].clone();
-    let config = rig.fake.container_config(&id).unwrap();
-    assert!(config.envs.iter().any(|e| e.key == "A" && e.value == b"1"));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_failed_liveness_probe_restarts_the_container() {
-    let rig = Rig::new("liveness");
-    rig.fake.add_image(IMAGE);
-    rig.fake.script_exec("check", 1, "not well");
-    let _worker = rig.worker(pod(
-        r#"{"spec": {"containers": [{"name": "app", "image": "example.com/app:1",
-             "livenessProbe": {"exec": {"command": ["check"]}, "periodSeconds": 2, "failureThreshold": 2}}]}}"#,
-    ));
-    rig.until("a restart", 60, |rig| {
-        rig.reasons().iter().filter(|r| *r == "Started").count() == 2
-    })
-    .await;
-    let reasons = rig.reasons();
-    assert!(reasons.contains(&"Unhealthy".to_owned()), "{reasons:?}");
-    assert!(reasons.contains(&"Killing".to_owned()), "{reasons:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -507,83 +363,6 @@ async fn pre_stop_runs_within_the_grace_and_the_rest_is_left_to_the_signal() {
         "{passed:?}"
     );
     assert_eq!(rig.fake.take_journal()[0], "stop c2 app grace 6 s");
-}
-
-fn probed() -> k8s_openapi::api::core::v1::Pod {
-    pod(
-        r#"{"spec": {"containers": [{"name": "app", "image": "example.com/app:1",
-             "startupProbe": {"exec": {"command": ["up"]}, "periodSeconds": 1},
-             "readinessProbe": {"exec": {"command": ["ready"]}, "periodSeconds": 5, "failureThreshold": 1}}]}}"#,
-    )
-}
-
-fn ready(rig: &Rig) -> bool {
-    let views = rig.node.views.borrow();
-    let conditions = views
-        .get("uid-1")
-        .and_then(|view| view.status.conditions.clone());
-    conditions
-        .unwrap_or_default()
-        .iter()
-        .any(|c| c.type_ == "Ready" && c.status == "True")
-}
-
-#[tokio::test(start_paused = true)]
-async fn twenty_agent_restarts_never_take_ready_back() {
-    let rig = Rig::new("twenty");
-    rig.fake.add_image(IMAGE);
-    let mut object = probed();
-    let mut worker = rig.worker(object.clone());
-    rig.until("ready", 30, ready).await;
-    let before = rig.fake.running("app");
-    for round in 0..20_u64 {
-        object.status = Some(rig.node.views.borrow()["uid-1"].status.clone());
-        drop(worker);
-        rig.node
-            .views
-            .send_modify(std::collections::BTreeMap::clear);
-        rig.api.lock().unwrap().patches.clear();
-        worker = rig.worker(object.clone());
-        // Killed at another point of its start each time.
-        tokio::time::sleep(Duration::from_millis(round * 137)).await;
-        rig.until("seen", 10, |rig| {
-            rig.node.views.borrow().contains_key("uid-1")
-        })
-        .await;
-        assert!(ready(&rig), "round {round}");
-        let patches = rig.api.lock().unwrap().patches.clone();
-        assert!(patches.is_empty(), "round {round}: {patches:#?}");
-    }
-    tokio::time::sleep(Duration::from_secs(30)).await;
-    assert!(ready(&rig));
-    assert_eq!(rig.fake.running("app"), before);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_runtime_that_is_away_takes_no_readiness() {
-    let rig = Rig::new("away-ready");
-    rig.fake.add_image(IMAGE);
-    let _worker = rig.worker(probed());
-    rig.until("ready", 30, ready).await;
-    rig.fake.set_down(true);
-    for _ in 0..60 {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert!(ready(&rig));
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_failed_readiness_probe_takes_ready_back_and_restarts_nothing() {
-    let rig = Rig::new("unready");
-    rig.fake.add_image(IMAGE);
-    let _worker = rig.worker(probed());
-    rig.until("ready", 30, ready).await;
-    let before = rig.fake.running("app");
-    rig.fake.script_exec("ready", 1, "busy");
-    rig.until("not ready", 20, |rig| !ready(rig)).await;
-    rig.fake.script_exec("ready", 0, "");
-    rig.until("ready again", 20, ready).await;
-    assert_eq!(rig.fake.running("app"), before);
 }
 
 fn waiting(rig: &Rig) -> Option<(String, String)> {
