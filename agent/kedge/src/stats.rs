@@ -1,7 +1,7 @@
 //! Samples for whoever asks, and pages made of them.
 //!
 //! In: questions from the servers, the kubelet's views. Out: generations of samples. Nothing is read while nobody asks; questions within a second
-//! share one generation; the files are read in slices on the blocking pool, so that neither this loop nor a small machine's only processor
+//! of its end share one generation; the files are read in slices on the blocking pool, so that neither this loop nor a small machine's only processor
 //! is held for long. A question for a rate waits for a second sample one second after the first, others do not wait with it. Filesystems are
 //! asked for their sizes apart ([`patience`]): one that does not answer has no values, and delays nobody for longer than a moment, once.
 
@@ -31,7 +31,8 @@ use tokio::time::Instant;
 pub use pages::{Ends, Facts, Pages};
 use patience::Patience;
 
-/// A generation serves questions this long.
+/// A generation serves questions this long, from when it was read: on a machine so slow that reading takes a second itself, who asks for one page after
+/// another would otherwise have everything read for each.
 const FRESH: Duration = Duration::from_secs(1);
 /// A rate over a longer time than this says nothing about now.
 const STALE: Duration = Duration::from_secs(60);
@@ -128,6 +129,7 @@ fn asking(
         subjects: Arc::default(),
         looked: None,
         now: None,
+        done: Instant::now(),
         before: None,
         waiting: Vec::new(),
     };
@@ -145,6 +147,8 @@ struct Service {
     /// When the subjects were listed.
     looked: Option<Instant>,
     now: Option<(Arc<Generation>, Instant)>,
+    /// When its reading ended.
+    done: Instant,
     before: Option<(Arc<Generation>, Instant)>,
     /// Questions for a rate that has no first sample yet.
     waiting: Vec<Question>,
@@ -171,10 +175,9 @@ impl Service {
     }
 
     async fn on_question(&mut self, question: Question) {
-        let fresh = |(generation, at): &(Arc<Generation>, Instant)| {
-            at.elapsed() < FRESH && generation.depth >= question.depth
-        };
-        if !self.now.as_ref().is_some_and(fresh) {
+        let is_deep =
+            |(generation, _): &(Arc<Generation>, Instant)| generation.depth >= question.depth;
+        if self.done.elapsed() >= FRESH || !self.now.as_ref().is_some_and(is_deep) {
             self.sample(question.depth).await;
         }
         if question.rate && self.past().is_none() {
@@ -228,6 +231,7 @@ impl Service {
         self.reading = Some(sampler);
         generation.filesystems = self.filesystems(mounts).await;
         let old = self.now.replace((Arc::new(generation), at));
+        self.done = Instant::now();
         // Two depths within a second share the sample before.
         if let Some(old) = old
             && at.saturating_duration_since(old.1) >= FRESH

@@ -87,11 +87,12 @@ pub fn groups(root: &Root) -> Vec<String> {
     groups
 }
 
-/// Reads an open cgroup. `None` when it is gone (each has a `cpu.stat`, whatever its controllers). A file that cannot be understood is one error in `errors` and an absent value: the others
-/// are still worth having.
+/// Reads an open cgroup, its settings only where `limits` does not bring them. `None` when it is gone (each has a `cpu.stat`, whatever its controllers). A file
+/// that cannot be understood is one error in `errors` and an absent value: the others are still worth having.
 pub fn read(
     dir: &Dir,
     depth: Depth,
+    limits: Option<Limits>,
     reader: &mut Reader,
     errors: &mut Vec<Error>,
 ) -> Option<CgroupSample> {
@@ -108,7 +109,7 @@ pub fn read(
     let mut sample = CgroupSample {
         cpu,
         memory: stat::memory(&mut of, depth),
-        limits: stat::limits(&mut of, depth),
+        limits: limits.unwrap_or_else(|| stat::limits(&mut of, depth)),
         pids: of.number("pids.current"),
         ..CgroupSample::default()
     };
@@ -155,7 +156,7 @@ impl Of<'_> {
         name: &str,
         parse: impl FnOnce(&[u8]) -> Result<T, &[u8]>,
     ) -> Found<T> {
-        let error = match self.reader.read(self.dir, name) {
+        let error = match self.reader.read_record(self.dir, name) {
             Ok(Some(text)) => match parse(text) {
                 Ok(value) => return Found::Value(value),
                 Err(line) => Error::line(self.dir.path(name), &String::from_utf8_lossy(line)),

@@ -53,6 +53,13 @@ fn is_absent(errno: Errno) -> bool {
     )
 }
 
+/// How the end of a file is known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    WithNothing,
+    Short,
+}
+
 /// The buffer.
 #[derive(Debug, Default)]
 pub struct Reader {
@@ -62,6 +69,16 @@ pub struct Reader {
 impl Reader {
     /// The content of a file.
     pub fn read(&mut self, dir: &Dir, name: &str) -> Result<Option<&[u8]>, Error> {
+        self.content(dir, name, Ends::WithNothing)
+    }
+
+    /// The content of a file that the kernel makes as one record, as all of a cgroup are that list no processes (`single_start`, fs/kernfs/file.c): what is
+    /// shorter than the room for it is whole, and need not be asked for its end.
+    pub fn read_record(&mut self, dir: &Dir, name: &str) -> Result<Option<&[u8]>, Error> {
+        self.content(dir, name, Ends::Short)
+    }
+
+    fn content(&mut self, dir: &Dir, name: &str, ends: Ends) -> Result<Option<&[u8]>, Error> {
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         let failed = |errno: Errno| Error::Read {
             path: dir.path(name),
@@ -72,7 +89,7 @@ impl Reader {
             Err(errno) if is_absent(errno) => return Ok(None),
             Err(errno) => return Err(failed(errno)),
         };
-        match self.fill(|room| nix::unistd::read(&fd, room)) {
+        match self.fill(ends, |room| nix::unistd::read(&fd, room)) {
             Ok(filled) => Ok(self.buf.get(..filled)),
             Err(errno) if is_absent(errno) => Ok(None),
             Err(errno) => Err(failed(errno)),
@@ -82,6 +99,7 @@ impl Reader {
     /// Reads until there is no more, at most [`LARGEST`] bytes. Half a file is never taken for a whole one.
     fn fill(
         &mut self,
+        ends: Ends,
         mut read: impl FnMut(&mut [u8]) -> nix::Result<usize>,
     ) -> nix::Result<usize> {
         if self.buf.len() < 4096 {
@@ -95,9 +113,16 @@ impl Reader {
                 }
                 self.buf.resize(filled * 2, 0);
             }
-            match read(self.buf.get_mut(filled..).unwrap_or_default()) {
+            let room = self.buf.get_mut(filled..).unwrap_or_default();
+            let size = room.len();
+            match read(room) {
                 Ok(0) => return Ok(filled),
-                Ok(n) => filled += n,
+                Ok(n) => {
+                    filled += n;
+                    if ends == Ends::Short && n < size {
+                        return Ok(filled);
+                    }
+                }
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno),
             }
@@ -180,17 +205,31 @@ mod tests {
     fn a_group_that_goes_while_it_is_read_gives_nothing_and_not_half() {
         let mut reader = Reader::default();
         let mut answers = [Ok(3), Err(Errno::EINTR), Ok(4), Err(Errno::ENODEV)].into_iter();
-        let end = reader.fill(|_| answers.next().unwrap());
+        let end = reader.fill(Ends::WithNothing, |_| answers.next().unwrap());
         assert_eq!(end, Err(Errno::ENODEV));
         assert!(is_absent(Errno::ENODEV) && !is_absent(Errno::EIO));
         let mut answers = [Ok(3), Err(Errno::EINTR), Ok(4), Ok(0)].into_iter();
-        assert_eq!(reader.fill(|_| answers.next().unwrap()), Ok(7));
+        assert_eq!(
+            reader.fill(Ends::WithNothing, |_| answers.next().unwrap()),
+            Ok(7)
+        );
+    }
+
+    #[test]
+    fn a_record_that_fills_the_room_is_asked_for_more() {
+        let mut reader = Reader::default();
+        let mut answers = [Ok(4096), Ok(4)].into_iter();
+        let filled = reader.fill(Ends::Short, |_| answers.next().unwrap());
+        assert_eq!(filled, Ok(4100));
     }
 
     #[test]
     fn a_file_without_end_is_an_error() {
         let mut reader = Reader::default();
-        assert_eq!(reader.fill(|room| Ok(room.len())), Err(Errno::EFBIG));
+        assert_eq!(
+            reader.fill(Ends::Short, |room| Ok(room.len())),
+            Err(Errno::EFBIG)
+        );
         assert_eq!(reader.buf.len(), LARGEST);
     }
 

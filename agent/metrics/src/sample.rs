@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::cgroup::{self, CgroupSample, Depth};
+use crate::cgroup::{self, CgroupSample, Depth, Limits};
 use crate::disk::{self, Disk, Mount};
 use crate::file::{Dir, Reader};
 use crate::net::{self, Interface};
@@ -103,14 +103,37 @@ pub fn nano_cores(before: &Row, now: &Row) -> Option<u64> {
     u64::try_from(used_ns * 1_000_000_000 / u128::from(elapsed)).ok()
 }
 
+/// Nanoseconds that the settings of a group are used while its subject stays the same. Who changes them is the agent, whose subjects are then made anew; a
+/// change by hand shows within this time.
+const SETTLED_NS: u64 = 60_000_000_000;
+
 /// What is kept of a cgroup between samples.
 #[derive(Debug)]
 struct Kept {
     dir: Dir,
+    settings: Option<Settings>,
     /// The directory's own time.
     since: Option<i64>,
     processes: Option<(Processes, Stamp)>,
     round: u64,
+}
+
+/// Limits as they were read, a third of a group's files.
+#[derive(Clone, Debug)]
+struct Settings {
+    limits: Limits,
+    depth: Depth,
+    subject: Arc<Subject>,
+    read_ns: u64,
+}
+
+impl Settings {
+    /// The limits, where they can still be taken for those of `subject`.
+    fn known(&self, depth: Depth, subject: &Arc<Subject>, now: Stamp) -> Option<Limits> {
+        let is_same = Arc::ptr_eq(&self.subject, subject) && self.depth >= depth;
+        let is_young = now.mono_ns.saturating_sub(self.read_ns) < SETTLED_NS;
+        (is_same && is_young).then_some(self.limits)
+    }
 }
 
 /// Reads rows. Keeps a descriptor per cgroup and one buffer for all.
@@ -172,18 +195,29 @@ impl Sampler {
         let Some((name, mut kept)) = self.open(subject) else {
             return;
         };
-        let mut read = cgroup::read(&kept.dir, depth, &mut self.reader, &mut self.errors);
+        let known = |kept: &Kept| kept.settings.as_ref()?.known(depth, subject, now);
+        let mut settled = known(&kept);
+        let mut read = self.read(&kept, depth, settled);
         if read.is_none() {
             // Another group may have taken the name meanwhile.
             let Some((_, again)) = self.open(subject) else {
                 return;
             };
             kept = again;
-            read = cgroup::read(&kept.dir, depth, &mut self.reader, &mut self.errors);
+            settled = None;
+            read = self.read(&kept, depth, settled);
         }
         let Some(mut sample) = read else {
             return;
         };
+        if settled.is_none() {
+            kept.settings = Some(Settings {
+                limits: sample.limits,
+                depth,
+                subject: subject.clone(),
+                read_ns: now.mono_ns,
+            });
+        }
         let (mut processes, mut network) = (None, None);
         if depth == Depth::Full {
             processes = self.processes(subject, &mut kept, now);
@@ -215,6 +249,11 @@ impl Sampler {
         errors
     }
 
+    fn read(&mut self, kept: &Kept, depth: Depth, limits: Option<Limits>) -> Option<CgroupSample> {
+        let (reader, errors) = (&mut self.reader, &mut self.errors);
+        cgroup::read(&kept.dir, depth, limits, reader, errors)
+    }
+
     /// The kept group, taken out; opened anew when there is none.
     fn open(&mut self, subject: &Subject) -> Option<(String, Kept)> {
         if let Some(kept) = self.kept.remove_entry(&subject.cgroup) {
@@ -224,6 +263,7 @@ impl Sampler {
             Ok(dir) => {
                 let kept = Kept {
                     dir: dir?,
+                    settings: None,
                     since: self.since(subject),
                     processes: None,
                     round: self.round,

@@ -169,3 +169,27 @@ async fn a_hung_mount_never_blocks_a_scrape() {
         assert!(looks < 1000, "it shows again once it answers");
     }
 }
+
+#[tokio::test]
+async fn reading_that_takes_a_second_serves_who_asks_next() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    static RELEASED: AtomicBool = AtomicBool::new(false);
+    let rig = rig_asking(|_| {
+        while !RELEASED.load(Ordering::Relaxed) {
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+        None
+    });
+    fs::create_dir_all(rig.root.path().join("proc/self")).unwrap();
+    // Four filesystems that hang are each waited for a quarter of a second.
+    let mounts: String = (0..4)
+        .map(|n| format!("3{n} 1 254:{n} / /mnt/{n} rw - ext4 /dev/vd{n} rw\n"))
+        .collect();
+    fs::write(rig.root.path().join("proc/self/mountinfo"), mounts).unwrap();
+    let begun = Instant::now();
+    let page = rig.stats.take(Depth::Full, false).await.unwrap();
+    assert!(begun.elapsed() >= FRESH);
+    let next = rig.stats.take(Depth::Light, false).await.unwrap();
+    assert!(Arc::ptr_eq(&page.now, &next.now));
+    RELEASED.store(true, Ordering::Relaxed);
+}

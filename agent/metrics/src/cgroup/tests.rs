@@ -11,7 +11,7 @@ fn sample(tree: &Tree, path: &str, depth: Depth) -> (Option<CgroupSample>, Vec<S
     let Some(dir) = open(&tree.root(), path).unwrap() else {
         return (None, Vec::new());
     };
-    let sample = read(&dir, depth, &mut Reader::default(), &mut errors);
+    let sample = read(&dir, depth, None, &mut Reader::default(), &mut errors);
     (sample, errors.iter().map(ToString::to_string).collect())
 }
 
@@ -143,7 +143,7 @@ fn a_vanished_group_is_none() {
     std::fs::remove_file(tree.path("sys/fs/cgroup/pod/cpu.stat")).unwrap();
     let mut errors = Vec::new();
     assert_eq!(
-        read(&dir, Depth::Full, &mut Reader::default(), &mut errors),
+        read(&dir, Depth::Full, None, &mut Reader::default(), &mut errors),
         None
     );
     assert_eq!(errors.len(), 0);

@@ -102,6 +102,34 @@ fn processes_are_looked_at_again_after_ten_seconds() {
 }
 
 #[test]
+fn settings_are_read_again_when_the_subject_is_another_or_a_minute_is_over() {
+    let tree = node();
+    let mut sampler = Sampler::new(tree.root());
+    let group = "/kubepods/podu1/cont";
+    let weight = |generation: &Generation| generation.row(group).unwrap().sample.limits.cpu_weight;
+    let write = |weight: &str| {
+        tree.write(&format!("sys/fs/cgroup{group}/cpu.weight"), weight);
+    };
+    let pods = subjects();
+    write("10\n");
+    assert_eq!(weight(&take(&mut sampler, &pods, 1).0), Some(10));
+    write("20\n");
+    assert_eq!(weight(&take(&mut sampler, &pods, 60).0), Some(10));
+    assert_eq!(weight(&take(&mut sampler, &pods, 61).0), Some(20));
+    write("30\n");
+    let changed = subjects();
+    assert_eq!(weight(&take(&mut sampler, &changed, 62).0), Some(30));
+    // A shallow reading knows less, and a deeper one does not take it for all.
+    let mut light = sampler.begin(Depth::Light, at(200));
+    for subject in &changed {
+        sampler.sample(&mut light, subject, at(200));
+    }
+    let _ = sampler.end(&mut light);
+    assert_eq!(weight(&light), None);
+    assert_eq!(weight(&take(&mut sampler, &changed, 201).0), Some(30));
+}
+
+#[test]
 fn one_bad_file_is_said_and_the_other_rows_are_there() {
     let tree = node();
     tree.write(
