@@ -68,6 +68,7 @@ pub fn pages(
         facts: Arc::new(facts),
         machine: Arc::new(machine),
         ends,
+        writers: Arc::default(),
     }
 }
 

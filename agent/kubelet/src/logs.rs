@@ -28,36 +28,25 @@ pub fn last_lines(bytes: &[u8], cut: bool) -> String {
     text
 }
 
-/// What to do about one log file.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// What to do about a log file that is full.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Rotation {
-    /// The current file's new name; `None`: it is not full.
-    pub rename_to: Option<PathBuf>,
+    /// The current file's new name.
+    pub rename_to: PathBuf,
     /// Old files beyond the limit.
     pub remove: Vec<PathBuf>,
 }
 
-/// Plans the rotation of `log` with these rotated companions. Pure.
-pub fn plan(
-    log: &Path,
-    size: u64,
-    mut rotated: Vec<PathBuf>,
-    limits: (u64, usize),
-    stamp: &str,
-) -> Rotation {
-    let (max_bytes, max_files) = limits;
+/// Plans the rotation of `log` with these rotated companions, of which with the file itself `max_files` may stay. Pure.
+pub fn plan(log: &Path, mut rotated: Vec<PathBuf>, max_files: usize, stamp: &str) -> Rotation {
     rotated.sort();
-    let full = size >= max_bytes;
-    // The current file counts; a rename adds one.
-    let keep = max_files.saturating_sub(if full { 2 } else { 1 });
+    // The new file counts, and the rename adds one.
+    let keep = max_files.saturating_sub(2);
     let excess = rotated.len().saturating_sub(keep);
-    let rename_to = full.then(|| {
-        let mut name = log.as_os_str().to_owned();
-        name.push(format!(".{stamp}"));
-        PathBuf::from(name)
-    });
+    let mut name = log.as_os_str().to_owned();
+    name.push(format!(".{stamp}"));
     Rotation {
-        rename_to,
+        rename_to: name.into(),
         remove: rotated.drain(..excess).collect(),
     }
 }
@@ -77,13 +66,11 @@ mod tests {
     }
 
     #[test]
-    fn a_small_log_stays_and_the_oldest_of_too_many_go() {
+    fn the_oldest_of_too_many_go() {
         let log = Path::new("/l/0.log");
         let four = ["/l/0.log.4", "/l/0.log.1", "/l/0.log.3", "/l/0.log.2"];
-        let calm = plan(log, 10, paths(&four), (100, 5), "now");
-        assert_eq!(calm, Rotation::default());
-        let full = plan(log, 100, paths(&four), (100, 5), "now");
-        assert_eq!(full.rename_to.as_deref(), Some(Path::new("/l/0.log.now")));
+        let full = plan(log, paths(&four), 5, "now");
+        assert_eq!(full.rename_to, Path::new("/l/0.log.now"));
         assert_eq!(full.remove, paths(&["/l/0.log.1"]));
     }
 }

@@ -70,8 +70,11 @@ pub struct Mailbox {
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long a poke waits at most for the end of an action that is probably its cause.
 const PUT_OFF: Duration = Duration::from_secs(1);
-/// Without a reason the runtime is still looked at this often (±50 % per pod).
-const RESYNC: Duration = Duration::from_secs(60);
+/// Without a reason the runtime is still looked at this often (±50 % per pod): events and the observer's lists tell of every change of state, so this is for
+/// what they do not show (upstream's never asks again while they say nothing).
+const RESYNC: Duration = Duration::from_secs(300);
+/// Without a reason everything is still decided anew this often.
+const DECIDE: Duration = Duration::from_secs(120);
 
 /// The state of the loop.
 pub struct Worker {
@@ -226,7 +229,7 @@ impl Worker {
         let input = self.input();
         let facts = self.node.facts();
         self.begin_look();
-        let mut wake = Instant::now() + RESYNC * 2;
+        let mut wake = Instant::now() + DECIDE;
         // While a look is under way its end is what wakes: a time that has passed would make this loop spin until then.
         if !self.look.busy {
             for at in [self.look.again_at, self.look.resync_at, self.look.put_off]

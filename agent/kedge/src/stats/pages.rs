@@ -1,7 +1,7 @@
 //! From a page's name to what writes it.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use kedge_api::{JoinState, ServingCertificate};
@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use super::extras::Measure;
 use super::node::{Certificates, NodeFamilies};
 use super::own::{Boot, Own};
-use super::process::{Process, Processes};
+use super::process::{Process, Processes, Writers};
 use super::storage::{Storage, Stored};
 use super::{Stats, Taken};
 
@@ -43,6 +43,7 @@ pub struct Pages {
     pub facts: Arc<Facts>,
     pub machine: Arc<Machine>,
     pub ends: Ends,
+    pub writers: Arc<Mutex<Writers>>,
 }
 
 /// Who knows when certificates end.
@@ -72,7 +73,8 @@ impl Pages {
     pub async fn page(&self, page: Page) -> Result<Box<dyn Source>, NodeError> {
         match page {
             Page::Metrics => {
-                let processes = tokio::task::spawn_blocking(Processes::read);
+                let writers = self.writers.clone();
+                let processes = tokio::task::spawn_blocking(move || Processes::read(&writers));
                 let (processes, stored) = tokio::join!(processes, self.measure.stored());
                 Ok(self.metrics(processes.unwrap_or_default(), stored))
             }

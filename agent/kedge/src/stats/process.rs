@@ -1,9 +1,14 @@
 //! What `/proc` tells of the agent's process, and of who writes to the node's disks.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use kedge_metrics::expo::Kind::{Counter, Gauge};
 use kedge_metrics::expo::{Source, Value, Writer};
+
+use tokio::time::Instant;
 
 use super::pages::Facts;
 
@@ -38,10 +43,11 @@ pub struct Processes {
 
 impl Processes {
     /// Now.
-    pub fn read() -> Self {
+    pub fn read(writers: &Mutex<Writers>) -> Self {
+        let mut writers = writers.lock().unwrap_or_else(PoisonError::into_inner);
         Self {
             usage: usage(),
-            written: written(),
+            written: writers.written(Path::new("/proc"), Instant::now()),
         }
     }
 }
@@ -193,24 +199,47 @@ fn octets(netstat: &str) -> Option<(u64, u64)> {
 /// The parts of a node that write, by the names of their programs.
 const WRITERS: [&str; 3] = ["kedge-init", "containerd", "kedge"];
 
-/// What each of them had written, from `/proc/<pid>/io`; containers have theirs under /metrics/cadvisor.
-fn written() -> BTreeMap<&'static str, u64> {
-    let mut sums = BTreeMap::new();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let path = entry.path();
-        let Ok(name) = std::fs::read_to_string(path.join("comm")) else {
-            continue;
-        };
-        let Some(writer) = WRITERS.iter().find(|w| **w == name.trim_end()) else {
-            continue;
-        };
-        let io = std::fs::read_to_string(path.join("io")).unwrap_or_default();
-        let bytes = io.lines().find_map(|l| l.strip_prefix("write_bytes: "));
-        if let Some(bytes) = bytes.and_then(|b| b.parse::<u64>().ok()) {
-            *sums.entry(*writer).or_insert(0) += bytes;
+/// All processes are looked at again after this long, or when one that is known is another: with 110 pods they are some six hundred.
+const LOOKED: Duration = Duration::from_secs(60);
+
+/// Their processes, as they were found last.
+#[derive(Debug, Default)]
+pub struct Writers {
+    known: Vec<(PathBuf, &'static str)>,
+    looked: Option<Instant>,
+}
+
+impl Writers {
+    /// What each of them had written, from `/proc/<pid>/io`; containers have theirs under /metrics/cadvisor.
+    fn written(&mut self, proc: &Path, now: Instant) -> BTreeMap<&'static str, u64> {
+        let is_old = self
+            .looked
+            .is_none_or(|at| now.saturating_duration_since(at) >= LOOKED);
+        let is_same = |(path, name): &(PathBuf, &str)| writer(path) == Some(*name);
+        if is_old || !self.known.iter().all(is_same) {
+            let all = std::fs::read_dir(proc).into_iter().flatten().flatten();
+            let paths = all.map(|entry| entry.path());
+            self.known = paths
+                .filter_map(|path| writer(&path).map(|name| (path, name)))
+                .collect();
+            self.looked = Some(now);
         }
+        let mut sums = BTreeMap::new();
+        for (path, writer) in &self.known {
+            let io = std::fs::read_to_string(path.join("io")).unwrap_or_default();
+            let bytes = io.lines().find_map(|l| l.strip_prefix("write_bytes: "));
+            if let Some(bytes) = bytes.and_then(|b| b.parse::<u64>().ok()) {
+                *sums.entry(*writer).or_insert(0) += bytes;
+            }
+        }
+        sums
     }
-    sums
+}
+
+/// Which of them the process is.
+fn writer(process: &Path) -> Option<&'static str> {
+    let name = std::fs::read_to_string(process.join("comm")).ok()?;
+    WRITERS.into_iter().find(|w| *w == name.trim_end())
 }
 
 #[cfg(test)]
@@ -221,7 +250,7 @@ mod tests {
 
     #[test]
     fn the_agent_says_what_it_uses() {
-        let process = Process::new(&facts(), &Processes::read());
+        let process = Process::new(&facts(), &Processes::read(&Mutex::default()));
         let text = String::from_utf8(whole(process, Format::Text)).unwrap();
         assert!(
             text.contains("process_start_time_seconds 1800000000.5\n"),
@@ -304,5 +333,34 @@ mod tests {
         assert_eq!(limit(limits, "Max open files"), Some(1024));
         assert_eq!(limit(limits, "Max address space"), None);
         assert_eq!(limit("", "Max open files"), None);
+    }
+
+    #[test]
+    fn writers_are_found_again_when_one_is_another_or_a_minute_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let process = |pid: u32, name: &str, bytes: u64| {
+            let path = dir.path().join(pid.to_string());
+            std::fs::create_dir_all(&path).unwrap();
+            std::fs::write(path.join("comm"), format!("{name}\n")).unwrap();
+            std::fs::write(path.join("io"), format!("rchar: 1\nwrite_bytes: {bytes}\n")).unwrap();
+        };
+        process(1, "kedge-init", 1);
+        process(2, "kedge", 10);
+        process(3, "pause", 100);
+        let begun = Instant::now();
+        let mut writers = Writers::default();
+        let mut sums = |seconds| {
+            let sums = writers.written(dir.path(), begun + Duration::from_secs(seconds));
+            ["kedge-init", "kedge", "containerd"].map(|name| sums.get(name).copied())
+        };
+        assert_eq!(sums(0), [Some(1), Some(10), None]);
+        process(2, "kedge", 11);
+        process(4, "containerd", 1000);
+        assert_eq!(sums(59), [Some(1), Some(11), None]);
+        assert_eq!(sums(60), [Some(1), Some(11), Some(1000)]);
+        // Started again: the number now belongs to somebody else.
+        process(2, "pause", 5);
+        process(5, "kedge", 7);
+        assert_eq!(sums(61), [Some(1), Some(7), Some(1000)]);
     }
 }

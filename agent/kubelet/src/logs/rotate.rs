@@ -1,4 +1,4 @@
-//! The loop that rotates: every ten seconds, one file after the other.
+//! The loop that rotates: every ten seconds the sizes of all, then one full file after the other.
 //!
 //! Rename first, then tell the runtime to reopen; if that fails the name is put back, or the container would write
 //! on into a file that is about to be removed.
@@ -37,25 +37,47 @@ async fn rotate_all(node: &Node) -> usize {
             .map(|c| (c.id.clone(), PathBuf::from(&c.log_path)))
             .collect()
     };
+    let max = node.settings.log_max_bytes;
+    let sizes = node.lanes.slow.run(move || full(running, max)).await;
+    let full = match sizes {
+        Ok(full) => full,
+        Err(lost) => {
+            tracing::warn!(error = %lost, "log rotation");
+            return 0;
+        }
+    };
     let mut rotated = 0;
-    for (id, log) in running {
+    for (id, log) in full {
         match rotate(node, &id, log).await {
-            Ok(true) => rotated += 1,
-            Ok(false) => {}
+            Ok(()) => rotated += 1,
             Err(error) => tracing::warn!(container = id, %error, "log rotation"),
         }
     }
     rotated
 }
 
-async fn rotate(node: &Node, id: &str, log: PathBuf) -> Result<bool, String> {
-    let limits = (node.settings.log_max_bytes, node.settings.log_max_files);
+/// Those of `max` bytes and more.
+fn full(logs: Vec<(String, PathBuf)>, max: u64) -> Vec<(String, PathBuf)> {
+    let is_full = |log: &Path| match std::fs::metadata(log) {
+        Ok(metadata) => metadata.len() >= max,
+        Err(error) => {
+            // The runtime makes it when the container starts, and it goes with the pod.
+            if error.kind() != std::io::ErrorKind::NotFound {
+                tracing::warn!(log = %log.display(), %error, "size of a log");
+            }
+            false
+        }
+    };
+    logs.into_iter().filter(|(_, log)| is_full(log)).collect()
+}
+
+async fn rotate(node: &Node, id: &str, log: PathBuf) -> Result<(), String> {
+    let max_files = node.settings.log_max_files;
     let stamp = stamp(node.clock.wall_seconds());
     let path = log.clone();
-    let planned = node.lanes.slow.run(move || prepare(&path, limits, &stamp));
-    let renamed = match planned.await {
-        Ok(Ok(Some(renamed))) => renamed,
-        Ok(Ok(None)) => return Ok(false),
+    let renaming = move || rename(&path, max_files, &stamp);
+    let renamed = match node.lanes.slow.run(renaming).await {
+        Ok(Ok(renamed)) => renamed,
         Ok(Err(error)) => return Err(format!("{}: {error}", log.display())),
         Err(lost) => return Err(lost.to_string()),
     };
@@ -64,22 +86,15 @@ async fn rotate(node: &Node, id: &str, log: PathBuf) -> Result<bool, String> {
         let _ = back.await;
         return Err(error.to_string());
     }
-    Ok(true)
+    Ok(())
 }
 
-fn prepare(log: &Path, limits: (u64, usize), stamp: &str) -> std::io::Result<Option<PathBuf>> {
-    let size = match std::fs::metadata(log) {
-        Ok(metadata) => metadata.len(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let Rotation { rename_to, remove } = plan(log, size, companions(log)?, limits, stamp);
+fn rename(log: &Path, max_files: usize, stamp: &str) -> std::io::Result<PathBuf> {
+    let Rotation { rename_to, remove } = plan(log, companions(log)?, max_files, stamp);
     for old in remove {
         std::fs::remove_file(old)?;
     }
-    if let Some(to) = &rename_to {
-        std::fs::rename(log, to)?;
-    }
+    std::fs::rename(log, &rename_to)?;
     Ok(rename_to)
 }
 
@@ -102,4 +117,33 @@ fn companions(log: &Path) -> std::io::Result<Vec<PathBuf>> {
 fn stamp(seconds: i64) -> String {
     let time = jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     time.strftime("%Y%m%d-%H%M%S").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_full_logs_are_touched_and_one_that_is_gone_is_no_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = |name: &str, size: usize| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, vec![b'x'; size]).unwrap();
+            (name.to_owned(), path)
+        };
+        let gone = ("gone".to_owned(), dir.path().join("gone"));
+        let all = vec![log("0.log", 10), log("1.log", 9), gone];
+        let full = full(all, 10);
+        assert_eq!(full, [("0.log".to_owned(), dir.path().join("0.log"))]);
+        log("0.log.1", 1);
+        log("0.log.2", 1);
+        let to = rename(&full[0].1, 3, "3").unwrap();
+        assert_eq!(to, dir.path().join("0.log.3"));
+        let mut left: Vec<String> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["0.log.2", "0.log.3", "1.log"]);
+    }
 }
