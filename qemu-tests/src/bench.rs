@@ -257,6 +257,9 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
                 failures: Vec::new(),
             };
             let result = store::Clock::start().and_then(|clock| {
+                let side = (software, repetition);
+                let searched = (first.measure == Measure::Ram)
+                    .then(|| ram::figures(dirs, &artefacts, side, &mut store));
                 let mut record = |part: Part, figures: Result<Figures>| {
                     let sample = figures.and_then(|figures| {
                         clock.sample(part.measure, software, repetition, figures)
@@ -270,6 +273,9 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
                     }
                     Ok(())
                 };
+                if let Some(figures) = searched {
+                    return record(first, figures);
+                }
                 match (first.measure, first.with) {
                     (Measure::Split, _) => {
                         record(first, session::split(dirs, &artefacts, software))
@@ -277,7 +283,6 @@ pub fn run(dirs: &Dirs, request: &Request) -> Result<()> {
                     (Measure::Metrics, Some(Number::Pods(pods))) => {
                         record(first, session::scraped(dirs, &artefacts, software, pods))
                     }
-                    (Measure::Ram, _) => record(first, ram::figures(dirs, &artefacts, software)),
                     _ => {
                         let plan = session::Plan {
                             software,

@@ -3,6 +3,8 @@
 //! In: a software. Out: MiB. A search by halves whose every look is a fresh machine: boot, ten pods, one minute in which the node stays Ready and
 //! every pod Running without a restart. The result is looked at once more, for ten minutes; if it does not last, the next size is.
 //!
+//! What a look has answered is kept with the samples at once: a search that was cut off goes on where it was.
+//!
 //! A machine that takes minutes to become Ready, or to run a pod, has too little.
 //!
 //! From the machine's launch on whatever goes wrong is an answer, "no"; since one look of ours may go wrong too, a "no" is one when it was given twice.
@@ -11,6 +13,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 
 use super::lab::{Lab, NODE};
 use super::store::Figures;
@@ -32,10 +35,45 @@ const RUNNING: Duration = Duration::from_secs(240);
 const HOLD: Duration = Duration::from_secs(60);
 const LONG_HOLD: Duration = Duration::from_secs(600);
 
-pub fn figures(dirs: &Dirs, artefacts: &Artefacts, software: Software) -> Result<Figures> {
-    let look = |memory_mib: u32, hold: Duration| -> Result<bool> {
+/// What is known already, and where more is told.
+pub trait Answers {
+    fn known(&self, question: &Question) -> Option<bool>;
+    fn answered(&mut self, question: Question, kept: bool) -> Result<()>;
+}
+
+/// Whether a machine keeps the pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    pub software: Software,
+    pub repetition: u32,
+    pub memory_mib: u32,
+    pub seconds: u64,
+}
+
+/// The search of one side in one round.
+pub fn figures(
+    dirs: &Dirs,
+    artefacts: &Artefacts,
+    (software, repetition): (Software, u32),
+    answers: &mut dyn Answers,
+) -> Result<Figures> {
+    let mut look = |memory_mib: u32, hold: Duration| -> Result<bool> {
+        let question = Question {
+            software,
+            repetition,
+            memory_mib,
+            seconds: hold.as_secs(),
+        };
+        if let Some(kept) = answers.known(&question) {
+            let answer = if kept { "yes" } else { "no" };
+            println!(
+                "{memory_mib} MiB for {} s: {answer}, as seen before",
+                question.seconds
+            );
+            return Ok(kept);
+        }
         let size = Size { memory_mib, ..SIZE };
-        confirmed(|| {
+        let kept = confirmed(|| {
             let kept = keeps(dirs, artefacts, software, size, hold)
                 .with_context(|| format!("a machine of {memory_mib} MiB"))?;
             match &kept {
@@ -50,7 +88,9 @@ pub fn figures(dirs: &Dirs, artefacts: &Artefacts, software: Software) -> Result
                 }
             }
             Ok(kept.is_ok())
-        })
+        })?;
+        answers.answered(question, kept)?;
+        Ok(kept)
     };
     if !look(HIGH, HOLD)? {
         bail!("{HIGH} MiB are not enough: something else is wrong");

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::table::origin;
-use super::{Measure, Part};
+use super::{Measure, Part, ram};
 use crate::artefacts::Artefacts;
 use crate::cluster::Size;
 use crate::qemu::Accel;
@@ -116,9 +116,7 @@ impl Clock {
             measure,
             software,
             repetition,
-            at: jiff::Timestamp::now()
-                .strftime("%Y-%m-%dT%H:%M:%SZ")
-                .to_string(),
+            at: now(),
             load: [self.load, load()?],
             seconds: self.start.elapsed().as_secs_f64(),
             figures: numbers(figures)?,
@@ -146,6 +144,12 @@ fn numbers(figures: Figures) -> Result<Figures> {
     Ok(figures)
 }
 
+/// UTC.
+fn now() -> String {
+    let now = jiff::Timestamp::now();
+    now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
 fn load() -> Result<f64> {
     let text = fs::read_to_string("/proc/loadavg").context("read /proc/loadavg")?;
     let word = text.split_whitespace().next().unwrap_or("");
@@ -158,6 +162,21 @@ struct Document {
     command: String,
     build: Build,
     samples: Vec<Sample>,
+    /// Of searches for the smallest memory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    looks: Vec<Look>,
+}
+
+/// One answer of a search.
+#[derive(Debug, Serialize, Deserialize)]
+struct Look {
+    #[serde(flatten)]
+    question: ram::Question,
+    kept: bool,
+    /// UTC.
+    at: String,
+    /// The host's load average of one minute then.
+    load: f64,
 }
 
 pub struct Store {
@@ -179,13 +198,13 @@ impl Store {
         };
         let mut upstream = build.upstream.clone();
         let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
-        let samples = match old {
+        let (samples, looks) = match old {
             Some(Ok(old)) if old.build.continues(&build) && !fresh => {
                 if let Some(origin) = origin(old.samples.iter()) {
                     println!("kept: {} samples {origin}", old.samples.len());
                 }
                 upstream = upstream.or(old.build.upstream);
-                old.samples
+                (old.samples, old.looks)
             }
             Some(Err(error)) if !fresh => {
                 return Err(error).with_context(|| {
@@ -204,9 +223,9 @@ impl Store {
                     "samples of another build or run: moved to {}",
                     aside.display()
                 );
-                Vec::new()
+                (Vec::new(), Vec::new())
             }
-            None => Vec::new(),
+            None => (Vec::new(), Vec::new()),
         };
         Ok(Self {
             kept: samples.len(),
@@ -215,6 +234,7 @@ impl Store {
                 command: format!("cargo rig {command}"),
                 build: Build { upstream, ..build },
                 samples,
+                looks,
             },
         })
     }
@@ -254,6 +274,10 @@ impl Store {
             println!("{:<9} {name:<66} {value:>10.2}", sample.software.name());
         }
         self.document.samples.push(sample);
+        self.save()
+    }
+
+    fn save(&self) -> Result<()> {
         if let Some(parent) = self.path.parent() {
             fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
         }
@@ -264,6 +288,23 @@ impl Store {
         )
         .and_then(|()| fs::rename(&fresh, &self.path))
         .with_context(|| format!("write {}", self.path.display()))
+    }
+}
+
+impl ram::Answers for Store {
+    fn known(&self, question: &ram::Question) -> Option<bool> {
+        let mut looks = self.document.looks.iter();
+        Some(looks.find(|look| look.question == *question)?.kept)
+    }
+
+    fn answered(&mut self, question: ram::Question, kept: bool) -> Result<()> {
+        self.document.looks.push(Look {
+            question,
+            kept,
+            at: now(),
+            load: load()?,
+        });
+        self.save()
     }
 }
 
@@ -355,6 +396,28 @@ mod tests {
                 .news()
                 .starts_with("1 samples of this run: 1 samples of 2")
         );
+    }
+
+    #[test]
+    fn a_search_that_was_cut_off_knows_what_was_answered() {
+        use ram::Answers;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bench.json");
+        let question = |memory_mib, seconds| ram::Question {
+            software: Software::Upstream,
+            repetition: 1,
+            memory_mib,
+            seconds,
+        };
+        let mut store = Store::open(&path, build("a"), false).unwrap();
+        store.answered(question(416, 60), false).unwrap();
+        store.answered(question(576, 60), true).unwrap();
+        let store = Store::open(&path, build("a"), false).unwrap();
+        assert_eq!(store.known(&question(416, 60)), Some(false));
+        assert_eq!(store.known(&question(576, 60)), Some(true));
+        assert_eq!(store.known(&question(576, 600)), None);
+        let store = Store::open(&path, build("b"), false).unwrap();
+        assert_eq!(store.known(&question(576, 60)), None, "another build's");
     }
 
     #[test]
