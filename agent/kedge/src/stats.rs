@@ -91,7 +91,7 @@ struct Question {
 pub struct Stats(mpsc::Sender<Question>);
 
 impl Stats {
-    /// A generation younger than a second. `None` only while the agent ends.
+    /// A generation whose reading ended less than a second ago. `None` only while the agent ends.
     pub async fn take(&self, depth: Depth, rate: bool) -> Option<Taken> {
         let (answer, answered) = oneshot::channel();
         let question = Question {
@@ -130,11 +130,23 @@ fn asking(
         subjects: Arc::default(),
         looked: None,
         now: None,
-        done: Instant::now(),
         before: None,
         waiting: Vec::new(),
     };
     (Stats(to), service.run(questions))
+}
+
+/// A generation, and when reading it began and ended.
+struct Reading {
+    generation: Arc<Generation>,
+    began: Instant,
+    ended: Instant,
+}
+
+impl Reading {
+    fn answers(&self, question: &Question) -> bool {
+        self.ended.elapsed() < FRESH && self.generation.depth >= question.depth
+    }
 }
 
 struct Service {
@@ -147,10 +159,8 @@ struct Service {
     subjects: Arc<Vec<Arc<Subject>>>,
     /// When the subjects were listed.
     looked: Option<Instant>,
-    now: Option<(Arc<Generation>, Instant)>,
-    /// When its reading ended.
-    done: Instant,
-    before: Option<(Arc<Generation>, Instant)>,
+    now: Option<Reading>,
+    before: Option<Reading>,
     /// Questions for a rate that has no first sample yet.
     waiting: Vec<Question>,
 }
@@ -158,7 +168,7 @@ struct Service {
 impl Service {
     async fn run(mut self, mut questions: mpsc::Receiver<Question>) {
         loop {
-            let taken = self.now.as_ref().map(|(_, at)| *at);
+            let taken = self.now.as_ref().map(|now| now.began);
             let due = match taken {
                 Some(at) if !self.waiting.is_empty() => at + FRESH,
                 Some(at) => at + IDLE,
@@ -176,9 +186,7 @@ impl Service {
     }
 
     async fn on_question(&mut self, question: Question) {
-        let is_deep =
-            |(generation, _): &(Arc<Generation>, Instant)| generation.depth >= question.depth;
-        if self.done.elapsed() >= FRESH || !self.now.as_ref().is_some_and(is_deep) {
+        if !self.now.as_ref().is_some_and(|now| now.answers(&question)) {
             self.sample(question.depth).await;
         }
         if question.rate && self.past().is_none() {
@@ -202,9 +210,9 @@ impl Service {
     }
 
     fn answer(&self, question: Question) {
-        if let Some((now, _)) = &self.now {
+        if let Some(now) = &self.now {
             let taken = Taken {
-                now: now.clone(),
+                now: now.generation.clone(),
                 before: self.past(),
             };
             // Whoever asked may be gone.
@@ -214,14 +222,14 @@ impl Service {
 
     /// The sample before, if it makes a rate.
     fn past(&self) -> Option<Arc<Generation>> {
-        let ((_, now), (before, then)) = (self.now.as_ref()?, self.before.as_ref()?);
-        let apart = now.saturating_duration_since(*then);
-        (apart >= FRESH && apart <= STALE).then(|| before.clone())
+        let (now, before) = (self.now.as_ref()?, self.before.as_ref()?);
+        let apart = now.began.saturating_duration_since(before.began);
+        (apart >= FRESH && apart <= STALE).then(|| before.generation.clone())
     }
 
     /// Takes a generation.
     async fn sample(&mut self, depth: Depth) {
-        let at = Instant::now();
+        let began = Instant::now();
         let subjects = self.list().await;
         let sampler = self.reading.take();
         let sampler = sampler.unwrap_or_else(|| Sampler::new(self.root.clone()));
@@ -231,11 +239,14 @@ impl Service {
         };
         self.reading = Some(sampler);
         generation.filesystems = self.filesystems(mounts).await;
-        let old = self.now.replace((Arc::new(generation), at));
-        self.done = Instant::now();
+        let old = self.now.replace(Reading {
+            generation: Arc::new(generation),
+            began,
+            ended: Instant::now(),
+        });
         // Two depths within a second share the sample before.
         if let Some(old) = old
-            && at.saturating_duration_since(old.1) >= FRESH
+            && began.saturating_duration_since(old.began) >= FRESH
         {
             self.before = Some(old);
         }

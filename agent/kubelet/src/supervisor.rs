@@ -107,6 +107,8 @@ pub struct Supervisor {
     jobs: JoinSet<Done>,
     levels: Option<Vec<kedge_pods::qos::Cgroup>>,
     said_waiting: bool,
+    /// Whether the runtime answered the last list.
+    runtime_down: bool,
     object: Arc<NodeObject>,
     /// What made the loop wake up, in upstream's words for what lets a resize be tried again.
     trigger: &'static str,
@@ -148,6 +150,7 @@ impl Supervisor {
             jobs: JoinSet::new(),
             levels: None,
             said_waiting: false,
+            runtime_down: false,
             object: Arc::default(),
             trigger: "periodic_retry",
             registry: Registry::default(),
@@ -224,9 +227,17 @@ impl Supervisor {
     fn on_sight(&mut self, sight: Sight) {
         match sight {
             Sight::Pod(uid) => self.poke(&uid),
-            // Workers notice by themselves; the last census stays what is known.
-            Sight::Down(error) => tracing::debug!(error, "runtime"),
+            // The last census stays what is known. Workers are told once, so that none plans on what it saw long ago.
+            Sight::Down(error) => {
+                tracing::debug!(error, "runtime");
+                if !std::mem::replace(&mut self.runtime_down, true) {
+                    self.workers
+                        .values()
+                        .for_each(|entry| entry.poke.notify_one());
+                }
+            }
             Sight::Census(new) => {
+                self.runtime_down = false;
                 let old = self.census.replace(new);
                 let (old, new) = (
                     old.unwrap_or_default(),

@@ -131,7 +131,7 @@ impl Rig {
         };
         let worker = Worker::new(self.node.clone(), uid, mailbox);
         let own = poke.clone();
-        // What the observer does: tell the worker to look.
+        // More often than the observer does, which tells of changes only.
         let poking = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(Duration::from_secs(1)).await;

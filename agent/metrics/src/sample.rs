@@ -103,8 +103,9 @@ pub fn nano_cores(before: &Row, now: &Row) -> Option<u64> {
     u64::try_from(used_ns * 1_000_000_000 / u128::from(elapsed)).ok()
 }
 
-/// Nanoseconds that the settings of a group are used while its subject stays the same. Who changes them is the agent, whose subjects are then made anew; a
-/// change by hand shows within this time.
+/// Nanoseconds that the settings of a pod's groups are used while its subject stays the same. What the agent changes of them it changes before the pod's view, and
+/// with that the subjects are made anew; what others change shows within this time, and so does the end of a resize that the runtime refused. The levels
+/// above pods are written without a view's change, and few: theirs are always read.
 const SETTLED_NS: u64 = 60_000_000_000;
 
 /// What is kept of a cgroup between samples.
@@ -196,6 +197,7 @@ impl Sampler {
             return;
         };
         let known = |kept: &Kept| kept.settings.as_ref()?.known(depth, subject, now);
+        let wrong = self.errors.len();
         let mut settled = known(&kept);
         let mut read = self.read(&kept, depth, settled);
         if read.is_none() {
@@ -211,7 +213,9 @@ impl Sampler {
             return;
         };
         if settled.is_none() {
-            kept.settings = Some(Settings {
+            // What could not be read is asked for again, and said again.
+            let is_whole = self.errors.len() == wrong && subject.kind != Kind::Group;
+            kept.settings = is_whole.then(|| Settings {
                 limits: sample.limits,
                 depth,
                 subject: subject.clone(),

@@ -163,7 +163,7 @@ fn known_load(stage: &Stage) -> Result<()> {
     );
     let stat = stage.sh(&load, &script)?;
     stage.log_has(&sink, "20000000", MINUTE)?;
-    // What the container burned lies between what it read of itself before and after the scrape. A page may be made of samples that are a second old.
+    // What the container burned lies between what it read of itself before and after the scrape. A page may be made of samples whose reading ended a second ago.
     let least = used(&stat)?;
     let after = wait::until("the burned CPU seconds told", MINUTE, || {
         let page = seen(page(stage, &node, "/metrics/cadvisor"))?;

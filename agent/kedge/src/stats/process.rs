@@ -33,7 +33,7 @@ struct Usage {
     network: Option<(u64, u64)>,
 }
 
-/// What is read of processes for `/metrics`. To be made on the blocking pool: it walks `/proc`.
+/// What is read of processes for `/metrics`. To be made on the blocking pool: it may walk `/proc`.
 #[derive(Clone, Debug, Default)]
 pub struct Processes {
     usage: Option<Usage>,
@@ -44,9 +44,10 @@ pub struct Processes {
 impl Processes {
     /// Now.
     pub fn read(writers: &Mutex<Writers>) -> Self {
+        let usage = usage();
         let mut writers = writers.lock().unwrap_or_else(PoisonError::into_inner);
         Self {
-            usage: usage(),
+            usage,
             written: writers.written(Path::new("/proc"), Instant::now()),
         }
     }
@@ -199,7 +200,7 @@ fn octets(netstat: &str) -> Option<(u64, u64)> {
 /// The parts of a node that write, by the names of their programs.
 const WRITERS: [&str; 3] = ["kedge-init", "containerd", "kedge"];
 
-/// All processes are looked at again after this long, or when one that is known is another: with 110 pods they are some six hundred.
+/// All processes are looked at again after this long, or when one of the parts is missing or another: with 110 pods they are some six hundred.
 const LOOKED: Duration = Duration::from_secs(60);
 
 /// Their processes, as they were found last.
@@ -216,7 +217,9 @@ impl Writers {
             .looked
             .is_none_or(|at| now.saturating_duration_since(at) >= LOOKED);
         let is_same = |(path, name): &(PathBuf, &str)| writer(path) == Some(*name);
-        if is_old || !self.known.iter().all(is_same) {
+        let is_known = |writer: &&str| self.known.iter().any(|(_, name)| name == writer);
+        let is_whole = WRITERS.iter().all(is_known) && self.known.iter().all(is_same);
+        if is_old || !is_whole {
             let all = std::fs::read_dir(proc).into_iter().flatten().flatten();
             let paths = all.map(|entry| entry.path());
             self.known = paths
@@ -354,13 +357,16 @@ mod tests {
             ["kedge-init", "kedge", "containerd"].map(|name| sums.get(name).copied())
         };
         assert_eq!(sums(0), [Some(1), Some(10), None]);
-        process(2, "kedge", 11);
+        // One that is missing is looked for each time.
         process(4, "containerd", 1000);
-        assert_eq!(sums(59), [Some(1), Some(11), None]);
+        assert_eq!(sums(1), [Some(1), Some(10), Some(1000)]);
+        process(2, "kedge", 11);
+        process(6, "containerd", 1);
         assert_eq!(sums(60), [Some(1), Some(11), Some(1000)]);
+        assert_eq!(sums(61), [Some(1), Some(11), Some(1001)]);
         // Started again: the number now belongs to somebody else.
         process(2, "pause", 5);
         process(5, "kedge", 7);
-        assert_eq!(sums(61), [Some(1), Some(7), Some(1000)]);
+        assert_eq!(sums(62), [Some(1), Some(7), Some(1001)]);
     }
 }

@@ -174,6 +174,14 @@ async fn a_hung_mount_never_blocks_a_scrape() {
 async fn reading_that_takes_a_second_serves_who_asks_next() {
     use std::sync::atomic::{AtomicBool, Ordering};
     static RELEASED: AtomicBool = AtomicBool::new(false);
+    /// Also when an assertion fails: the runtime waits for its threads.
+    struct Release;
+    impl Drop for Release {
+        fn drop(&mut self) {
+            RELEASED.store(true, Ordering::Relaxed);
+        }
+    }
+    let _release = Release;
     let rig = rig_asking(|_| {
         while !RELEASED.load(Ordering::Relaxed) {
             std::thread::park_timeout(Duration::from_millis(10));
@@ -191,5 +199,4 @@ async fn reading_that_takes_a_second_serves_who_asks_next() {
     assert!(begun.elapsed() >= FRESH);
     let next = rig.stats.take(Depth::Light, false).await.unwrap();
     assert!(Arc::ptr_eq(&page.now, &next.now));
-    RELEASED.store(true, Ordering::Relaxed);
 }

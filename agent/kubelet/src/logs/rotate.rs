@@ -49,7 +49,7 @@ async fn rotate_all(node: &Node) -> usize {
     let mut rotated = 0;
     for (id, log) in full {
         match rotate(node, &id, log).await {
-            Ok(()) => rotated += 1,
+            Ok(done) => rotated += usize::from(done),
             Err(error) => tracing::warn!(container = id, %error, "log rotation"),
         }
     }
@@ -71,13 +71,15 @@ fn full(logs: Vec<(String, PathBuf)>, max: u64) -> Vec<(String, PathBuf)> {
     logs.into_iter().filter(|(_, log)| is_full(log)).collect()
 }
 
-async fn rotate(node: &Node, id: &str, log: PathBuf) -> Result<(), String> {
+/// Whether it was still there.
+async fn rotate(node: &Node, id: &str, log: PathBuf) -> Result<bool, String> {
     let max_files = node.settings.log_max_files;
     let stamp = stamp(node.clock.wall_seconds());
     let path = log.clone();
     let renaming = move || rename(&path, max_files, &stamp);
     let renamed = match node.lanes.slow.run(renaming).await {
-        Ok(Ok(renamed)) => renamed,
+        Ok(Ok(Some(renamed))) => renamed,
+        Ok(Ok(None)) => return Ok(false),
         Ok(Err(error)) => return Err(format!("{}: {error}", log.display())),
         Err(lost) => return Err(lost.to_string()),
     };
@@ -86,16 +88,24 @@ async fn rotate(node: &Node, id: &str, log: PathBuf) -> Result<(), String> {
         let _ = back.await;
         return Err(error.to_string());
     }
-    Ok(())
+    Ok(true)
 }
 
-fn rename(log: &Path, max_files: usize, stamp: &str) -> std::io::Result<PathBuf> {
-    let Rotation { rename_to, remove } = plan(log, companions(log)?, max_files, stamp);
-    for old in remove {
-        std::fs::remove_file(old)?;
+/// The full log's new name; `None`: it has gone with its pod meanwhile.
+fn rename(log: &Path, max_files: usize, stamp: &str) -> std::io::Result<Option<PathBuf>> {
+    let renamed = companions(log).and_then(|rotated| {
+        let Rotation { rename_to, remove } = plan(log, rotated, max_files, stamp);
+        for old in remove {
+            std::fs::remove_file(old)?;
+        }
+        std::fs::rename(log, &rename_to)?;
+        Ok(rename_to)
+    });
+    match renamed {
+        Ok(renamed) => Ok(Some(renamed)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
-    std::fs::rename(log, &rename_to)?;
-    Ok(rename_to)
 }
 
 fn companions(log: &Path) -> std::io::Result<Vec<PathBuf>> {
@@ -138,7 +148,10 @@ mod tests {
         log("0.log.1", 1);
         log("0.log.2", 1);
         let to = rename(&full[0].1, 3, "3").unwrap();
-        assert_eq!(to, dir.path().join("0.log.3"));
+        assert_eq!(to, Some(dir.path().join("0.log.3")));
+        assert_eq!(rename(&dir.path().join("2.log"), 3, "4").unwrap(), None);
+        let nowhere = dir.path().join("gone/0.log");
+        assert_eq!(rename(&nowhere, 3, "4").unwrap(), None);
         let mut left: Vec<String> = std::fs::read_dir(dir.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())

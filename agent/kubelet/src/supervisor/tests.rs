@@ -479,6 +479,32 @@ async fn a_pod_that_takes_too_much_fails_and_says_why() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_that_nothing_happens_to_learns_within_seconds_that_the_runtime_is_away() {
+    let rig = Rig::new("sup-down");
+    rig.fake.add_image(IMAGE);
+    let whole = whole(rig);
+    whole.want([simple("a")]);
+    whole.running("a").await;
+    let looks = |rig: &Rig| match rig.node.meters.reading(&crate::meters::RELIST_POD, &[]) {
+        Some(kedge_tasks::meter::Reading::Spread(buckets, _)) => buckets.iter().sum::<u64>(),
+        other => panic!("{other:?}"),
+    };
+    // Long after it started, and long before it would be looked at for no reason.
+    let mut before = 0;
+    whole
+        .rig
+        .until("nothing is looked at any more", 120, |rig| {
+            looks(rig) == std::mem::replace(&mut before, looks(rig))
+        })
+        .await;
+    whole.rig.fake.set_down(true);
+    whole
+        .rig
+        .until("it looked again", 15, |rig| looks(rig) > before)
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_has_ended_is_no_orphan_of_an_old_census() {
     let rig = Rig::new("sup-old-census");
     let mut supervisor = Supervisor::new(rig.node.clone());

@@ -130,6 +130,26 @@ fn settings_are_read_again_when_the_subject_is_another_or_a_minute_is_over() {
 }
 
 #[test]
+fn a_setting_that_could_not_be_read_is_no_settled_one_and_levels_are_always_read() {
+    let tree = node();
+    let mut sampler = Sampler::new(tree.root());
+    let pods = subjects();
+    let weight = |group: &str, text: &str| {
+        tree.write(&format!("sys/fs/cgroup{group}/cpu.weight"), text);
+    };
+    let (pod, level) = ("/kubepods/podu1/cont", "/kubepods");
+    weight(pod, "heavy\n");
+    weight(level, "1\n");
+    assert!(take(&mut sampler, &pods, 1).0.failed);
+    assert!(take(&mut sampler, &pods, 2).0.failed, "said again");
+    weight(pod, "10\n");
+    weight(level, "2\n");
+    let (generation, _) = take(&mut sampler, &pods, 3);
+    let found = [pod, level].map(|group| generation.row(group).unwrap().sample.limits.cpu_weight);
+    assert_eq!(found, [Some(10), Some(2)]);
+}
+
+#[test]
 fn one_bad_file_is_said_and_the_other_rows_are_there() {
     let tree = node();
     tree.write(
