@@ -17,6 +17,7 @@ use super::table::origin;
 use super::{Measure, Part, ram};
 use crate::artefacts::Artefacts;
 use crate::cluster::Size;
+use crate::fingerprint;
 use crate::qemu::Accel;
 use crate::twin::Software;
 
@@ -35,6 +36,9 @@ pub struct Build {
     pub image: String,
     /// A hash over upstream's programs and what belongs to them.
     pub upstream: Option<String>,
+    /// A hash over the control plane, and how nodes of both kinds are configured. Older files have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<String>,
     pub accelerator: Accel,
     pub host_cpus: usize,
     pub machine: Size,
@@ -71,6 +75,8 @@ pub fn build_of(artefacts: &Artefacts, machine: Size) -> Result<Build> {
     Ok(Build {
         image: name(&artefacts.image),
         upstream: artefacts.twin.as_deref().map(name),
+        // Of both kinds always: a run of Kedge alone is gone on with by one of both.
+        settings: Some(fingerprint::settings(artefacts, true)?),
         accelerator: artefacts.accel()?,
         host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
         machine,
@@ -317,6 +323,7 @@ mod tests {
         Build {
             image: image.into(),
             upstream: None,
+            settings: Some("s".into()),
             accelerator: Accel::Tcg,
             host_cpus: 2,
             machine: Size::default(),
@@ -350,6 +357,11 @@ mod tests {
         };
         let store = Store::open(&path, with_upstream, false).unwrap();
         assert!(store.has(Measure::Memory.into(), Software::Kedge, 1));
+        let otherwise = Build {
+            settings: Some("t".into()),
+            ..build("a")
+        };
+        assert!(!build("a").continues(&otherwise));
         let store = Store::open(&path, build("b"), false).unwrap();
         assert!(!store.has(Measure::Memory.into(), Software::Kedge, 1));
         assert!(path.with_extension("a.json").is_file());
