@@ -172,3 +172,29 @@ proptest::proptest! {
         let _ = MachineConfig::parse(&text);
     }
 }
+
+#[test]
+fn the_example_that_the_readme_names_is_a_config_with_every_key() {
+    let text = include_str!("../../kedge.example.yaml");
+    let config = MachineConfig::parse(text).unwrap();
+    assert_eq!(config.network.interfaces.len(), 1);
+    // Every key of the document's structs, as YAML writes it.
+    let source = include_str!("document.rs");
+    let fields = source
+        .lines()
+        .take_while(|line| !line.starts_with("/// Reads the shape"))
+        .filter_map(|line| line.strip_prefix("    ")?.split_once(": "))
+        .map(|(name, _)| name);
+    let mut seen = 0;
+    for field in fields {
+        let mut words = field.split('_');
+        let mut key = words.next().unwrap_or_default().to_owned();
+        for word in words {
+            key.push_str(&word[..1].to_uppercase());
+            key.push_str(&word[1..]);
+        }
+        assert!(text.contains(&format!("{key}:")), "{key} is missing");
+        seen += 1;
+    }
+    assert!(seen > 25, "{seen}");
+}
