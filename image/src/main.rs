@@ -32,7 +32,7 @@ const BUILD_EXAMPLE: &str = "Example:
   kedge-image build --out /tmp/image \\
     --kernel-package linux-image-6.12.107+deb13-cloud-amd64_6.12.107-1_amd64.deb \\
     --bin-dir target/x86_64-unknown-linux-musl/release --upstream-dir ~/.cache/kedge/upstream/product \\
-    --data-size 4G --build-stamp $(git log -1 --format=%ct)
+    --authorities /etc/ssl/certs/ca-certificates.crt --data-size 4G --build-stamp $(git log -1 --format=%ct)
 
 The same inputs give the same bytes at any path, date, umask and number of cores.";
 

@@ -103,7 +103,7 @@ fn not_kubernetes(stage: &Stage) -> Result<()> {
 }
 
 fn missing_binding(stage: &Stage) -> Result<()> {
-    let path = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/kedge:node-proxier";
+    let path = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/kedge-node-proxier";
     stage.api().delete(path, None)?;
     let config = stage.cluster.node_config("bad-binding");
     let result = Guest::prepare(stage, "bad-binding", 25, &config)
