@@ -12,7 +12,6 @@ use serde_json::json;
 use super::lab::Lab;
 use super::pods;
 use super::store::Figures;
-use super::watch::PodWatch;
 use crate::api::text_at;
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
@@ -27,7 +26,7 @@ const DEADLINE: Duration = Duration::from_secs(120);
 const ROUNDS: usize = 3;
 
 pub fn figures(lab: &Lab) -> Result<Figures> {
-    let watch = PodWatch::start(&lab.cluster)?;
+    let watch = pods::watch(lab)?;
     let server = format!(
         "mkdir /tmp/www && dd if=/dev/zero of=/tmp/www/file bs=1M count={FILE_MIB} && echo x > /tmp/www/small && exec httpd -f -p 8080 -h /tmp/www"
     );
