@@ -1,7 +1,7 @@
 //! Samples for whoever asks, and pages made of them.
 //!
-//! In: questions from the servers, the kubelet's views. Out: generations of samples. Nothing is read while nobody asks; questions within a second
-//! of its end share one generation; the files are read in slices on the blocking pool, so that neither this loop nor a small machine's only processor
+//! In: questions from the servers, the kubelet's views. Out: generations of samples. Nothing is read while nobody asks; questions until a second
+//! after a reading's end share its generation; the files are read in slices on the blocking pool, so that neither this loop nor a small machine's only processor
 //! is held for long. A question for a rate waits for a second sample one second after the first, others do not wait with it. Filesystems are
 //! asked for their sizes apart ([`patience`]): one that does not answer has no values, and delays nobody for longer than a moment, once.
 

@@ -56,7 +56,9 @@ fn is_absent(errno: Errno) -> bool {
 /// How the end of a file is known.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ends {
+    /// By an answer of nothing.
     WithNothing,
+    /// By an answer shorter than the room for it.
     Short,
 }
 

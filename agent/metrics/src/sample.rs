@@ -120,7 +120,7 @@ struct Kept {
 }
 
 /// Limits as they were read, a third of a group's files.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Settings {
     limits: Limits,
     depth: Depth,

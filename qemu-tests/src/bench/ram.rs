@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::lab::{Lab, NODE};
-use super::store::Figures;
+use super::store::{Figures, Store};
 use super::{SIZE, pods};
 use crate::api::{self, text_at};
 use crate::artefacts::Artefacts;
@@ -35,12 +35,6 @@ const RUNNING: Duration = Duration::from_secs(240);
 const HOLD: Duration = Duration::from_secs(60);
 const LONG_HOLD: Duration = Duration::from_secs(600);
 
-/// What is known already, and where more is told.
-pub trait Answers {
-    fn known(&self, question: &Question) -> Option<bool>;
-    fn answered(&mut self, question: Question, kept: bool) -> Result<()>;
-}
-
 /// Whether a machine keeps the pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
@@ -55,7 +49,7 @@ pub fn figures(
     dirs: &Dirs,
     artefacts: &Artefacts,
     (software, repetition): (Software, u32),
-    answers: &mut dyn Answers,
+    store: &mut Store,
 ) -> Result<Figures> {
     let mut look = |memory_mib: u32, hold: Duration| -> Result<bool> {
         let question = Question {
@@ -64,7 +58,7 @@ pub fn figures(
             memory_mib,
             seconds: hold.as_secs(),
         };
-        if let Some(kept) = answers.known(&question) {
+        if let Some(kept) = store.known(&question) {
             let answer = if kept { "yes" } else { "no" };
             println!(
                 "{memory_mib} MiB for {} s: {answer}, as seen before",
@@ -89,7 +83,7 @@ pub fn figures(
             }
             Ok(kept.is_ok())
         })?;
-        answers.answered(question, kept)?;
+        store.answered(question, kept)?;
         Ok(kept)
     };
     if !look(HIGH, HOLD)? {

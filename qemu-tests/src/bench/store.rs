@@ -283,6 +283,22 @@ impl Store {
         self.save()
     }
 
+    /// What a look of a search has answered.
+    pub fn known(&self, question: &ram::Question) -> Option<bool> {
+        let mut looks = self.document.looks.iter();
+        Some(looks.find(|look| look.question == *question)?.kept)
+    }
+
+    pub fn answered(&mut self, question: ram::Question, kept: bool) -> Result<()> {
+        self.document.looks.push(Look {
+            question,
+            kept,
+            at: now(),
+            load: load()?,
+        });
+        self.save()
+    }
+
     fn save(&self) -> Result<()> {
         if let Some(parent) = self.path.parent() {
             fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
@@ -294,23 +310,6 @@ impl Store {
         )
         .and_then(|()| fs::rename(&fresh, &self.path))
         .with_context(|| format!("write {}", self.path.display()))
-    }
-}
-
-impl ram::Answers for Store {
-    fn known(&self, question: &ram::Question) -> Option<bool> {
-        let mut looks = self.document.looks.iter();
-        Some(looks.find(|look| look.question == *question)?.kept)
-    }
-
-    fn answered(&mut self, question: ram::Question, kept: bool) -> Result<()> {
-        self.document.looks.push(Look {
-            question,
-            kept,
-            at: now(),
-            load: load()?,
-        });
-        self.save()
     }
 }
 
@@ -412,7 +411,6 @@ mod tests {
 
     #[test]
     fn a_search_that_was_cut_off_knows_what_was_answered() {
-        use ram::Answers;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("bench.json");
         let question = |memory_mib, seconds| ram::Question {

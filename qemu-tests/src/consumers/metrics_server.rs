@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::access;
@@ -155,6 +156,21 @@ fn objects() -> Value {
     ]})
 }
 
+/// Whether a PodMetrics' window begins after its pod's container did, by more than the second that both times are rounded to.
+pub fn is_between_samples(rate: &Value, pod: &Value) -> Result<bool> {
+    let time = |of: &Value, place: &str| -> Result<Timestamp> {
+        let text = text_at(of, place);
+        text.parse().with_context(|| format!("{place}: {text:?}"))
+    };
+    let window = text_at(rate, "/window");
+    let window: SignedDuration = window
+        .parse()
+        .with_context(|| format!("/window: {window:?}"))?;
+    let begin = time(rate, "/timestamp")? - window;
+    let started = time(pod, "/status/containerStatuses/0/state/running/startedAt")?;
+    Ok(begin.duration_since(started) > SignedDuration::from_secs(1))
+}
+
 /// A line of `kubectl top`: milli-CPUs and MiB.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Top {
@@ -198,6 +214,22 @@ fn top_line(line: &str) -> Result<Top> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rate_that_counts_from_the_start_is_not_between_samples() {
+        let pod = |started: &str| {
+            let state = json!({"running": {"startedAt": started}});
+            json!({"status": {"containerStatuses": [{"state": state}]}})
+        };
+        let rate = json!({"timestamp": "2026-11-29T02:25:20Z", "window": "14.512s"});
+        let is = |started: &str| is_between_samples(&rate, &pod(started)).ok();
+        assert_eq!(is("2026-11-29T02:25:05Z"), Some(false));
+        assert_eq!(is("2026-11-29T02:25:04Z"), Some(true));
+        let long = json!({"timestamp": "2026-11-29T02:25:20Z", "window": "1m1s"});
+        assert!(!is_between_samples(&long, &pod("2026-11-29T02:25:05Z")).unwrap());
+        let error = is_between_samples(&json!({}), &pod("")).unwrap_err();
+        assert!(error.to_string().contains("/window"), "{error}");
+    }
 
     #[test]
     fn top_of_nodes_and_pods_is_read() {

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use kedge_metrics::expo::Kind::{Counter, Gauge};
 use kedge_metrics::expo::{Source, Value, Writer};
-
 use tokio::time::Instant;
 
 use super::pages::Facts;
